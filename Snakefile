@@ -1,0 +1,133 @@
+# The book: every model x notebook of config.yaml, then the comparison, then the site.
+# `make book` calls it through book/build.py; on a cluster: snakemake --profile profiles/slurm
+
+import shlex
+from pathlib import Path
+
+from probenc_support import execute, matrix
+
+
+configfile: "config.yaml"
+
+
+RUNS = execute.RUNS.as_posix()
+CELLS = {(cell.slug, cell.notebook): cell for cell in matrix.cells(config)}
+MODELS = {cell.slug: cell.model for cell in CELLS.values()}
+ACROSS = f"{RUNS}/{matrix.ACROSS}/06_across_models.ipynb"
+
+
+wildcard_constraints:
+    slug="[A-Za-z0-9._-]+",
+    notebook="[0-9]{2}_[a-z_]+",
+
+
+localrules:
+    cells,
+    site,
+
+
+def cell(wildcards):
+    return CELLS[wildcards.slug, wildcards.notebook]
+
+
+def arguments(wildcards):
+    given = cell(wildcards).parameters.items()
+    return " ".join(f"-p {name} {shlex.quote(str(value))}" for name, value in given)
+
+
+def modules(notebook):
+    return [path.relative_to(execute.ROOT).as_posix() for path in matrix.modules(notebook)]
+
+
+def pages():
+    """Executed notebooks that are there now: a failed cell has none."""
+    return sorted(str(path) for path in Path(RUNS).glob("*/[0-9]*.ipynb"))
+
+
+def site_sources():
+    found = [path for path in Path("book").rglob("*") if path.is_file()]
+    return sorted(
+        str(path) for path in found if "runs" not in path.parts and "__pycache__" not in path.parts
+    )
+
+
+rule cells:
+    input:
+        [cell.page.as_posix() for cell in CELLS.values()],
+
+
+rule fetch:
+    output:
+        touch(f"{RUNS}/{{slug}}/.fetched"),
+    log:
+        f"{RUNS}/{{slug}}/failed/{matrix.FETCH}.log",
+    benchmark:
+        f"{RUNS}/{{slug}}/{matrix.FETCH}.benchmark.tsv"
+    params:
+        model=lambda wildcards: MODELS[wildcards.slug],
+    threads: config["threads"]
+    resources:
+        **config["resources"],
+    retries: config["retries"]
+    shell:
+        "python -m probenc_support fetch {params.model:q} 2>&1 | tee {log:q} && rm {log:q}"
+
+
+rule notebook:
+    input:
+        fetched=f"{RUNS}/{{slug}}/.fetched",
+        notebook="notebooks/{notebook}.ipynb",
+        modules=lambda wildcards: modules(f"notebooks/{wildcards.notebook}.ipynb"),
+    output:
+        page=f"{RUNS}/{{slug}}/{{notebook}}.ipynb",
+        metrics=f"{RUNS}/{{slug}}/{{notebook}}.metrics.json",
+        provenance=f"{RUNS}/{{slug}}/{{notebook}}.provenance.json",
+    benchmark:
+        f"{RUNS}/{{slug}}/{{notebook}}.benchmark.tsv"
+    params:
+        model=lambda wildcards: MODELS[wildcards.slug],
+        folder=lambda wildcards: f"{RUNS}/{wildcards.slug}",
+        arguments=arguments,
+    threads: config["threads"]
+    resources:
+        mem_mb=lambda wildcards: cell(wildcards).resources.get("mem_mb", 8000),
+        runtime=lambda wildcards: cell(wildcards).resources.get("runtime", 120),
+        gpu=lambda wildcards: cell(wildcards).resources.get("gpu", 0),
+    retries: config["retries"]
+    shell:
+        "python -m probenc_support run --model {params.model:q} --notebook {wildcards.notebook}"
+        " --results-dir {params.folder:q} {params.arguments}"
+
+
+rule across:
+    input:
+        metrics=sorted(str(path) for path in Path(RUNS).glob("*/0[1-5]_*.metrics.json")),
+        notebook="notebooks/06_across_models.ipynb",
+        modules=lambda wildcards: modules("notebooks/06_across_models.ipynb"),
+    output:
+        ACROSS,
+        ACROSS.replace(".ipynb", ".metrics.json"),
+    benchmark:
+        ACROSS.replace(".ipynb", ".benchmark.tsv")
+    params:
+        folder=f"{RUNS}/{matrix.ACROSS}",
+    shell:
+        "python -m probenc_support run --model {matrix.ACROSS} --notebook 06_across_models"
+        " --results-dir {params.folder:q} -p runs_dir {RUNS}"
+
+
+rule site:
+    input:
+        ACROSS,
+        pages(),
+        site_sources(),
+        "_config.yml",
+        "_toc.yml",
+        "config.yaml",
+    output:
+        touch("_build/html/.complete"),
+    benchmark:
+        "_build/site.benchmark.tsv"
+    shell:
+        "rm -rf _build/html _build/.doctrees && "
+        "jupyter-book build . -W --keep-going -n --all"

@@ -1,0 +1,163 @@
+"""`make book`: the matrix, the comparison and the site by Snakemake, then times and failures.
+
+Exit code: 0 when everything is there, 1 when a cell of the matrix or the site failed.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from filelock import FileLock, Timeout
+
+from probenc_support import execute, matrix
+from probenc_support.errors import InputError
+
+INDEX = Path("_build/html/index.html")
+COMPLETE = INDEX.with_name(".complete")
+
+
+@dataclass(frozen=True)
+class Absent:
+    """A page that could not be made."""
+
+    model: str
+    notebook: str
+    cause: str
+    log: Path | None
+
+
+def main() -> int:
+    options = _arguments()
+    config = yaml.safe_load(Path(options.configfile).read_text(encoding="utf-8"))
+    config["MODELS"] = options.models
+    Path("_build").mkdir(exist_ok=True)
+    lock = FileLock("_build/.make-book.lock")
+    try:
+        cells = matrix.cells(config)
+        with lock.acquire(timeout=0):
+            return _make(cells, options)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except Timeout:
+        print("Another `make book` is at work in this folder; wait for it.", file=sys.stderr)
+        return 2
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", default="", help="further models, separated by blanks")
+    parser.add_argument("--cores", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--configfile", default="config.yaml")
+    parser.add_argument("--no-site", action="store_true", help="stop after the notebooks")
+    parser.add_argument("snakemake", nargs="*", help="further arguments of snakemake, after --")
+    return parser.parse_args()
+
+
+def _make(cells: list[matrix.Cell], options: argparse.Namespace) -> int:
+    began = time.time()
+    for cell in cells:
+        _drop_incomplete(cell)
+    codes = [_snakemake("cells", options)]
+    if not options.no_site:
+        codes.append(_snakemake("site", options))
+    absent = [found for cell in cells if (found := _absent(cell))]
+    print(f"\n{_times(began)}")
+    if absent:
+        print(f"\n{_table_of_failures(absent)}")
+    if any(codes):
+        print("\nThe book is not complete: see above.", file=sys.stderr)
+    if COMPLETE.exists():
+        print(f"\nOpen {INDEX.resolve()}")
+    return int(any(codes))
+
+
+def _snakemake(target: str, options: argparse.Namespace) -> int:
+    command = [
+        *(sys.executable, "-m", "snakemake", target, "--cores", str(options.cores)),
+        # A lock of ours guards the folder: unlike Snakemake's it is gone with a killed process.
+        *("--nolock", "--keep-going", "--rerun-incomplete", "--printshellcmds"),
+        *("--quiet", "host", "reason", "rules"),
+        *("--configfile", options.configfile, "--config", f"MODELS={options.models}"),
+        *options.snakemake,
+    ]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    threads = os.environ.get("OMP_NUM_THREADS", "1")
+    environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": threads}
+    return subprocess.run(command, env=environment, check=False).returncode
+
+
+def _drop_incomplete(cell: matrix.Cell) -> None:
+    """Removes the page of a run that has lost one of its files, so that the run is made again."""
+    provenance = cell.page.with_suffix(".provenance.json")
+    if not provenance.is_file():
+        return
+    files = json.loads(provenance.read_text(encoding="utf-8")).get("files", [])
+    if any(not (cell.page.parent / file).is_file() for file in files):
+        cell.page.unlink(missing_ok=True)
+
+
+def _absent(cell: matrix.Cell) -> Absent | None:
+    if cell.page.is_file():
+        return None
+    folder = cell.page.parent / "failed"
+    for failure in execute.failures(cell.page.parent):
+        if failure.notebook == cell.notebook:
+            log = folder / f"{cell.notebook}.log"
+            return Absent(cell.model, cell.notebook, failure.cause, log)
+    log = folder / f"{matrix.FETCH}.log"
+    if log.is_file():
+        lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
+        return Absent(cell.model, cell.notebook, f"Not fetched: {last}", log)
+    return Absent(cell.model, cell.notebook, "Not run (stopped before).", None)
+
+
+def _times(began: float) -> str:
+    rows = sorted(_steps(began), key=lambda row: row[2], reverse=True)
+    lines = [f"{'step':<28} {'model':<28} {'time':>8} {'memory':>9}"]
+    lines += [
+        f"{step:<28} {model:<28} {_clock(seconds):>8} {memory:>6.0f} MB"
+        for step, model, seconds, memory in rows
+    ]
+    if not rows:
+        lines = ["Nothing to do: every page is newer than what it is made of."]
+    lines.append(f"{'all in all':<57} {_clock(time.time() - began):>8}")
+    return "\n".join(lines)
+
+
+def _steps(began: float) -> Iterator[tuple[str, str, float, float]]:
+    """Step, model, seconds and peak memory (MB) of what Snakemake ran since `began`."""
+    files = [*execute.RUNS.glob("*/*.benchmark.tsv"), *Path("_build").glob("*.benchmark.tsv")]
+    for file in files:
+        if file.stat().st_mtime >= began:
+            header, values = file.read_text(encoding="utf-8").splitlines()[:2]
+            row = dict(zip(header.split("\t"), values.split("\t"), strict=True))
+            memory = row["max_rss"]
+            step = file.name.removesuffix(".benchmark.tsv")
+            model = file.parent.name if file.parent.parent == execute.RUNS else ""
+            yield step, model, float(row["s"]), 0.0 if memory in ("NA", "-") else float(memory)
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds // 60)}:{int(seconds % 60):02d}"
+
+
+def _table_of_failures(absent: list[Absent]) -> str:
+    lines = [f"Pages that are absent ({len(absent)}):"]
+    for row in absent:
+        lines.append(f"  {row.model} · {row.notebook}: {row.cause}")
+        if row.log:
+            lines.append(f"      log: {row.log}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
