@@ -19,7 +19,7 @@ _UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPER
 
 
 def cache_dir() -> Path:
-    """Folder that holds models, corpora and passes: `$PROBENC_CACHE`, else the user's cache folder."""
+    """Where models, corpora and passes lie: `$PROBENC_CACHE`, else the user's cache folder."""
     return Path(os.environ.get("PROBENC_CACHE") or platformdirs.user_cache_dir("probenc"))
 
 
@@ -145,7 +145,7 @@ def size_limit() -> int:
 
 
 def shrink(kind: str, keep: Path) -> None:
-    """Drops the least recently used entries of one kind until they fit `size_limit`, never `keep`."""
+    """Drops the least recently used entries of a kind until they fit `size_limit`; never `keep`."""
     of_kind = [entry for entry in entries() if entry.path.parent.name == kind]
     excess = sum(entry.size for entry in of_kind) - size_limit()
     for entry in of_kind:

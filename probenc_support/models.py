@@ -11,7 +11,6 @@ import io
 import logging
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -182,8 +181,9 @@ class LanguageModel:
         return [self._text_of(i) for i in range(self.V)]
 
     def _text_of(self, token: int) -> str:
-        piece = self.tokenizer.convert_ids_to_tokens(token) if token < self._n_pieces else None
-        if piece is None:
+        known = token < self._n_pieces
+        piece = str(self.tokenizer.convert_ids_to_tokens(token)) if known else "None"
+        if piece == "None":
             return f"<row {token}>"
         text = str(self.tokenizer.convert_tokens_to_string([piece]))
         if not text or "\ufffd" in text:
@@ -551,7 +551,7 @@ def _from_folder(
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except Exception as error:
         raise InputError(_load_message(error, folder)) from error
-    return model if "device_map" in options else model.to(device), tokenizer
+    return model if "device_map" in options else model.to(device), tokenizer  # type: ignore[arg-type]
 
 
 def _load_message(error: Exception, folder: Path) -> str:
@@ -711,11 +711,11 @@ def hidden_states(lm: LanguageModel, input_ids: Tensor) -> Tensor:
     """
     body = _body(lm.model)
     hidden = body(input_ids=input_ids.to(lm.model.device), use_cache=False).last_hidden_state
-    return hidden.to(device=lm.E.device, dtype=lm.E.dtype)  # type: ignore[no-any-return]
+    return torch.as_tensor(hidden).to(device=lm.E.device, dtype=lm.E.dtype)
 
 
 def _body(model: PreTrainedModel) -> Callable[..., Any]:
-    return model.base_model  # type: ignore[no-any-return]
+    return model.base_model
 
 
 @torch.inference_mode()
@@ -744,5 +744,3 @@ def check_head(lm: LanguageModel) -> None:
             f"difference {float(difference.max()):.3g}): {why}, so the log-linear encoding is not "
             "defined for it here; name another model."
         )
-
-
