@@ -101,20 +101,30 @@ class ManyFits:
 
 @dataclass(frozen=True)
 class Interval:
-    """A bootstrap estimate."""
+    """An estimate with its bootstrap interval.
 
+    A replicate holds some texts twice and others not at all, so it knows less text than the sample
+    does, and its R^2 is lower on average. That bias is taken out: the interval is the quantiles of
+    the replicates, shifted by the difference of the estimate from their mean.
+    """
+
+    estimate: float
+    """The estimate from all texts."""
     low: float
-    """Lower end of the percentile interval."""
+    """Lower end of the interval."""
     high: float
-    """Upper end of the percentile interval."""
+    """Upper end of the interval."""
+    bias: float
+    """Mean of the replicates minus the estimate; taken out of `low` and `high`."""
     replicates: Array
-    """[B] the estimate in every replicate."""
+    """[B] the estimate in every replicate, as it came."""
 
     @classmethod
-    def of(cls, replicates: Array, level: float = 0.95) -> "Interval":
-        """The percentile interval of some replicates [B]."""
-        low, high = np.quantile(replicates, [0.5 - level / 2.0, 0.5 + level / 2.0])
-        return cls(float(low), float(high), replicates)
+    def of(cls, estimate: float, replicates: Array, level: float = 0.95) -> "Interval":
+        """The percentile interval of some replicates [B], less their bias."""
+        bias = float(replicates.mean()) - estimate
+        low, high = np.quantile(replicates, [0.5 - level / 2.0, 0.5 + level / 2.0]) - bias
+        return cls(estimate, float(low), float(high), bias, replicates)
 
 
 @dataclass(frozen=True)
@@ -162,6 +172,8 @@ class Design:
         cls, E: Tensor, kept: Tensor | None, n: int, mean: Tensor, gram: Tensor
     ) -> "Design":
         _check_rows(n, E.shape[1])
+        if bool((gram.diagonal() <= n * (1e-14 * mean).square()).any()):
+            raise InputError("A column of E is constant, so its slope is not determined.")
         factor, condition = _cholesky(gram)
         method = "cholesky"
         if condition > _CHOLESKY_LIMIT:
@@ -169,8 +181,8 @@ class Design:
             method = "qr"
         if condition > _RANK_LIMIT:
             raise InputError(
-                "The columns of E are linearly dependent (or one of them is constant), so their "
-                "slopes are not determined; leave out the redundant columns."
+                "The columns of E are linearly dependent, so their slopes are not determined; "
+                "leave out the redundant columns."
             )
         return cls(E, kept, n, mean, gram, factor, math.sqrt(condition), method)
 
@@ -365,6 +377,28 @@ def r2_shuffled(design: Design, y: Matrix, *, n_shuffles: int = 20, seed: int = 
     return design.fit_many(shuffled).r2
 
 
+def log_mean_exp(values: Matrix, weights: Matrix) -> Array:
+    """Logarithm of weighted means of exp(values), over groups of text, without underflow.
+
+    Args:
+        values: [G, V] for instance log average probabilities by group, in nats.
+        weights: [G] or [G, B], not negative, for instance positions in each group.
+
+    Returns:
+        [V] or [V, B] log of sum over g of weights[g] exp(values[g]) / sum of weights.
+    """
+    groups = as_tensor(values).double()
+    shares = as_tensor(weights).to(groups.device, torch.float64)
+    shares = (shares / shares.sum(0)).reshape(len(shares), -1)
+    top = groups.amax(0)
+    means = (groups - top).exp().T @ shares
+    result = means.log() + top[:, None]
+    # A token whose largest group has no weight, all others being 700 nats below: the long way.
+    for token in (means == 0.0).any(1).nonzero()[:, 0]:
+        result[token] = torch.logsumexp(groups[:, token, None] + shares.log(), 0)
+    return _numpy(result.reshape(-1, *as_tensor(weights).shape[1:]))
+
+
 def bootstrap_log_a(
     log_a_groups: Matrix, group_sizes: Matrix, *, n_replicates: int = 200, seed: int = 0
 ) -> Array:
@@ -382,15 +416,12 @@ def bootstrap_log_a(
     Raises:
         InputError: there are fewer than two groups.
     """
-    groups = as_tensor(log_a_groups).double()
     sizes = _numpy(as_tensor(group_sizes))
     if len(sizes) < 2:
         raise InputError("A bootstrap over texts needs at least two groups of text.")
     rng = np.random.default_rng(seed)
     draws = rng.multinomial(len(sizes), np.full(len(sizes), 1.0 / len(sizes)), size=n_replicates)
-    weights = draws * sizes
-    weights /= weights.sum(1, keepdims=True)
-    return _numpy(_log_mean_exp(groups, torch.as_tensor(weights.T, device=groups.device)))
+    return log_mean_exp(log_a_groups, (draws * sizes).T)
 
 
 def bootstrap_r2_adj(
@@ -402,7 +433,7 @@ def bootstrap_r2_adj(
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Percentile interval of the adjusted R^2 of -log a on E over draws of groups of text.
+    """Adjusted R^2 of -log a on E, with its interval over draws of groups of text.
 
     Args:
         design: statistics of the V tokens' rows of E.
@@ -413,7 +444,9 @@ def bootstrap_r2_adj(
         seed: of the draws.
     """
     log_a = bootstrap_log_a(log_a_groups, group_sizes, n_replicates=n_replicates, seed=seed)
-    return Interval.of(design.fit_many(-log_a).r2_adj, level)
+    whole = log_mean_exp(log_a_groups, group_sizes)[:, None]
+    r2_adj = design.fit_many(-np.concatenate([whole, log_a], axis=1)).r2_adj
+    return Interval.of(float(r2_adj[0]), r2_adj[1:], level)
 
 
 def as_tensor(data: Matrix) -> Tensor:
@@ -478,15 +511,3 @@ def _condition(gram: Tensor, factor: Tensor) -> float:
     """1-norm condition number of the Gram matrix R'R: an upper bound of the 2-norm one."""
     inverse = torch.cholesky_inverse(factor, upper=True)
     return float(torch.linalg.norm(gram, 1) * torch.linalg.norm(inverse, 1))
-
-
-def _log_mean_exp(values: Tensor, weights: Tensor) -> Tensor:
-    """[V, B] log of sum over g of weights[g, b] exp(values[g, v]), by one matrix product."""
-    top = values.amax(0)
-    means = (values - top).exp().T @ weights
-    result = means.log() + top[:, None]
-    # A token whose largest group was not drawn, all others being 700 nats below it: take the
-    # long way for such a token, so that none underflows.
-    for token in (means == 0.0).any(1).nonzero()[:, 0]:
-        result[token] = torch.logsumexp(values[:, token, None] + weights.log(), 0)
-    return result

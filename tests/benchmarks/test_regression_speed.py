@@ -1,0 +1,80 @@
+"""The fit beside the usual ways to do it, at the size of SmolLM2-135M's output embedding.
+
+    pytest tests/benchmarks/test_regression_speed.py
+
+Every way gets the same float32 E, as a model has it, and must end with the same slopes.
+"""
+
+import numpy as np
+import pytest
+import statsmodels.api as sm
+import torch
+from sklearn.linear_model import LinearRegression
+
+from probenc_support.regression import Design, bootstrap_r2_adj, fit, r2_heldout
+
+V, D = 49_152, 576
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(0)
+    E = rng.standard_normal((V, D), dtype=np.float32) * np.geomspace(1.0, 0.05, D, dtype=np.float32)
+    slopes = rng.standard_normal(D)
+    return E, E.astype(np.float64) @ slopes + rng.standard_normal(V), slopes
+
+
+def by_probenc(E, y):
+    return fit(E, y).slopes
+
+
+def by_statsmodels_pinv(E, y):
+    return sm.OLS(y, sm.add_constant(E.astype(np.float64))).fit().params[1:]
+
+
+def by_statsmodels_qr(E, y):
+    return sm.OLS(y, sm.add_constant(E.astype(np.float64))).fit(method="qr").params[1:]
+
+
+def by_scikit_learn(E, y):
+    return LinearRegression().fit(E.astype(np.float64), y).coef_
+
+
+def by_torch_lstsq(E, y):
+    X = torch.cat([torch.from_numpy(E).double(), torch.ones(len(E), 1, dtype=torch.float64)], 1)
+    return torch.linalg.lstsq(X, torch.from_numpy(y)[:, None]).solution[:-1, 0].numpy()
+
+
+WAYS = [by_probenc, by_statsmodels_pinv, by_statsmodels_qr, by_scikit_learn, by_torch_lstsq]
+
+
+@pytest.mark.benchmark(group=f"fit {V:,} x {D}", min_rounds=3, max_time=1.0, warmup=True)
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__.removeprefix("by_"))
+def test_fit(benchmark, data, way):
+    E, y, slopes = data
+    found = benchmark(way, E, y)
+    np.testing.assert_allclose(found, by_probenc(E, y), rtol=1e-7, atol=1e-9)
+    assert np.corrcoef(found, slopes)[0, 1] > 0.99
+
+
+@pytest.fixture(scope="module")
+def design(data):
+    return Design.of(data[0])
+
+
+@pytest.mark.benchmark(group="what a design makes cheap", min_rounds=3, max_time=1.0, warmup=True)
+def test_another_y(benchmark, design, data):
+    assert benchmark(design.fit, data[1]).n == V
+
+
+@pytest.mark.benchmark(group="what a design makes cheap", min_rounds=3, max_time=1.0, warmup=True)
+def test_ten_fold_cross_validation(benchmark, design, data):
+    assert 0.0 < benchmark(r2_heldout, design, data[1]) < 1.0
+
+
+@pytest.mark.benchmark(group="what a design makes cheap", min_rounds=3, max_time=1.0, warmup=True)
+def test_bootstrap_of_200_replicates(benchmark, design, data):
+    noise = np.random.default_rng(1).standard_normal((64, V), dtype=np.float32)
+    groups = noise - data[1].astype(np.float32)
+    found = benchmark(bootstrap_r2_adj, design, groups, np.full(64, 256))
+    assert found.low < found.estimate < found.high
