@@ -1,0 +1,590 @@
+"""Trains small GPT-NeoX models from scratch, with checkpoints at the steps that Pythia kept.
+
+Architecture, initialisation, optimiser, schedule shape and the names of the checkpoints follow
+Pythia (Biderman et al. 2023, arXiv 2304.01373): parallel blocks, rotary positions, an untied head,
+AdamW, warm-up and cosine decay, checkpoints at steps 0, 1, 2, 4, ... 512 and evenly from there on.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import json
+import math
+import re
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
+from tokenizers.models import BPE
+from torch import Tensor
+from torch.nn import functional
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
+
+from probenc_support import cache, corpora, models
+from probenc_support.errors import InputError
+
+END_OF_TEXT = "<|endoftext|>"
+"""Token 0. It never occurs in the training text, as documents are joined by an empty line."""
+
+HELD_OUT_EVERY = 50
+"""One block of text in so many is never trained on, and measures the loss."""
+
+_CHARACTERS_PER_TOKEN = 6
+"""Text read for each token that a run trains on; a byte-level BPE makes tokens of about 4."""
+
+_HEAD_LOGITS = 2**22
+"""Logits held at a time: they are the largest array of a step where the vocabulary is large."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What determines a trained model, besides its text and its seed."""
+
+    name: str
+    layers: int
+    d: int
+    """Hidden size."""
+    heads: int
+    vocabulary: int
+    """Rows of both embeddings, and tokens of the tokenizer where the text yields so many."""
+    sequence_length: int
+    """Tokens of a training block, and the model's context."""
+    batch_size: int
+    """Blocks a step."""
+    steps: int
+    every: int
+    """Steps between checkpoints after step 512."""
+    learning_rate: float
+    """Peak, reached after the warm-up; decays to a tenth by half a cosine."""
+    warmup: float = 0.01
+    """Share of the steps."""
+    weight_decay: float = 0.01
+    """Of matrices; norms and biases have none."""
+    dropout: float = 0.0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens trained on, repeats included."""
+        return self.steps * self.batch_size * self.sequence_length
+
+    @property
+    def checkpoints(self) -> list[int]:
+        """Steps whose weights are kept, as Pythia's: 0, 1, 2, 4, ... 512, then evenly."""
+        early = [0, *(2**i for i in range(10))]
+        late = range(512 + self.every, self.steps, self.every)
+        return [step for step in (*early, *late) if step < self.steps] + [self.steps]
+
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe("pythia-nano", 2, 128, 4, 8192, 256, 4, 768, 128, 2e-3),
+        Recipe("pythia-micro", 6, 256, 8, 16384, 256, 16, 2048, 256, 1e-3),
+        Recipe("pythia-mini", 6, 512, 8, 50304, 512, 64, 2048, 256, 1e-3),
+    )
+}
+"""Nano is for two CPU cores, micro for patience or a GPU; mini has Pythia-70M's shape."""
+
+
+@dataclass(frozen=True, eq=False)
+class Text:
+    """A training text, tokenised by a tokenizer of its own."""
+
+    corpus: str
+    """As the person named it."""
+    hash: str
+    """SHA-256 of the characters that were read."""
+    tokenizer: PreTrainedTokenizerFast
+    train: NDArray[np.int64]
+    """[n_train, T] blocks that are trained on."""
+    held_out: NDArray[np.int64]
+    """[n_held_out, T] blocks that are not: one in `HELD_OUT_EVERY`."""
+
+    def order(self, recipe: Recipe, seed: int, step: int) -> NDArray[np.int64]:
+        """[batch_size] rows of `train` for the step after `step`: a new permutation an epoch.
+
+        It is a function of its arguments alone, so that a resumed run reads the same text.
+        """
+        first = step * recipe.batch_size
+        places = [divmod(row, len(self.train)) for row in range(first, first + recipe.batch_size)]
+        return np.array([_permutation(len(self.train), seed, epoch)[i] for epoch, i in places])
+
+    def counts(self, recipe: Recipe, seed: int, step: int | None = None) -> NDArray[np.int64]:
+        """How often each token was trained on in the first `step` steps (all): [V] int64."""
+        seen = np.zeros(len(self.train), dtype=np.int64)
+        for before in range(recipe.steps if step is None else step):
+            np.add.at(seen, self.order(recipe, seed, before), 1)
+        return np.bincount(
+            self.train.ravel(), np.repeat(seen, self.train.shape[1]), minlength=recipe.vocabulary
+        ).astype(np.int64)
+
+
+@lru_cache(maxsize=4)
+def _permutation(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    return np.random.default_rng((seed, epoch)).permutation(n)
+
+
+# --------------------------------------------------------------------------------------------- text
+
+
+def train_tokenizer(documents: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer like Pythia's, with at most `vocabulary` tokens."""
+    tokenizer = Tokenizer(BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(documents, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=END_OF_TEXT, bos_token=END_OF_TEXT
+    )
+
+
+def _documents(corpus: str, characters: int) -> list[str]:
+    found, length = [], 0
+    for document in corpora.stream(corpus):
+        found.append(document)
+        length += len(document)
+        if length >= characters:
+            break
+    return found
+
+
+def _hash(documents: list[str]) -> str:
+    digest = hashlib.sha256()
+    for document in documents:
+        digest.update(document.encode() + b"\0")
+    return digest.hexdigest()
+
+
+def prepare(recipe: Recipe, corpus: str = "docstrings") -> Text:
+    """Reads a corpus, trains the tokenizer on it and cuts it into blocks; kept in the cache.
+
+    Raises:
+        InputError: no such corpus, or too little text for one batch.
+    """
+    documents = _documents(corpus, recipe.tokens * _CHARACTERS_PER_TOKEN)
+    digest = _hash(documents)
+    key = f"text-{digest[:12]}-{recipe.vocabulary}-{recipe.sequence_length}-{recipe.tokens}"
+    folder = cache.cache_dir() / "training" / key
+    with cache.locked(key):
+        if not folder.is_dir():
+            with cache.atomic_path(folder) as temporary, io_errors():
+                _write_text(temporary, documents, recipe, corpus)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    blocks = np.load(folder / "blocks.npy").astype(np.int64)
+    held_out = np.arange(len(blocks)) % HELD_OUT_EVERY == 0
+    return Text(corpus, digest, tokenizer, blocks[~held_out], blocks[held_out])
+
+
+def _write_text(folder: Path, documents: list[str], recipe: Recipe, corpus: str) -> None:
+    tokenizer = train_tokenizer(documents, recipe.vocabulary)
+    ids = tokenizer("\n\n".join(documents), add_special_tokens=False, verbose=False)["input_ids"]
+    # Held-out blocks come on top of what the run reads.
+    wanted = recipe.tokens * HELD_OUT_EVERY // (HELD_OUT_EVERY - 1) // recipe.sequence_length + 1
+    count = min(wanted, len(ids) // recipe.sequence_length)
+    if count < 2 * max(recipe.batch_size, 2):
+        raise InputError(
+            f"The corpus {corpus} has {len(ids)} tokens, too few to train {recipe.name} on: give "
+            f"at least {2 * max(recipe.batch_size, 2) * recipe.sequence_length}."
+        )
+    blocks = np.array(ids[: count * recipe.sequence_length], dtype=np.int32)
+    tokenizer.save_pretrained(folder)
+    np.save(folder / "blocks.npy", blocks.reshape(count, recipe.sequence_length))
+
+
+# -------------------------------------------------------------------------------------------- model
+
+
+def new_model(recipe: Recipe, seed: int) -> GPTNeoXForCausalLM:
+    """A GPT-NeoX model with random weights: normal, standard deviation 0.02, in float32."""
+    config = GPTNeoXConfig(
+        vocab_size=recipe.vocabulary,
+        hidden_size=recipe.d,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        intermediate_size=4 * recipe.d,
+        max_position_embeddings=recipe.sequence_length,
+        hidden_dropout=recipe.dropout,
+        attention_dropout=recipe.dropout,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    with _seeded(seed):
+        return GPTNeoXForCausalLM(config)
+
+
+@contextlib.contextmanager
+def _seeded(*seed: int) -> Iterator[None]:
+    """Random numbers that depend on `seed` only; the generators are left as they were."""
+    with torch.random.fork_rng():
+        torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]))
+        yield
+
+
+def _optimiser(model: GPTNeoXForCausalLM, recipe: Recipe) -> torch.optim.AdamW:
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim == 1]
+    groups = [
+        {"params": matrices, "weight_decay": recipe.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.95), fused=True)
+
+
+def learning_rate(recipe: Recipe, step: int) -> float:
+    """Rate of the step after `step`: linear warm-up, then half a cosine down to a tenth."""
+    warm = max(1.0, recipe.warmup * recipe.steps)
+    if step < warm:
+        return recipe.learning_rate * (step + 1) / warm if warm > 1 else recipe.learning_rate
+    progress = (step - warm) / max(1.0, recipe.steps - warm)
+    return recipe.learning_rate * (0.55 + 0.45 * math.cos(math.pi * progress))
+
+
+def _backward(model: GPTNeoXForCausalLM, ids: Tensor) -> float:
+    """Adds the gradients of the mean next-token loss of `ids` [B, T]; returns the loss in nats.
+
+    The head goes through the positions in pieces, so that the logits of all are never held.
+    """
+    device, half = ids.device.type, ids.device.type == "cuda"
+    with torch.autocast(device, dtype=torch.bfloat16, enabled=half):
+        hidden = model.base_model(ids, use_cache=False).last_hidden_state[:, :-1]
+    hidden = hidden.reshape(-1, hidden.shape[-1])
+    targets = ids[:, 1:].reshape(-1)
+    leaf = hidden.detach().requires_grad_()
+    rows = max(1, _HEAD_LOGITS // model.config.vocab_size)
+    total = torch.zeros((), device=ids.device)
+    for states, wanted in zip(leaf.split(rows), targets.split(rows), strict=True):
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=half):
+            logits = model.get_output_embeddings()(states)
+        loss = functional.cross_entropy(logits.float(), wanted, reduction="sum") / len(targets)
+        loss.backward()
+        total += loss.detach()
+    hidden.backward(leaf.grad)
+    return float(total)
+
+
+# ------------------------------------------------------------------------------------------ the run
+
+
+@dataclass
+class _Run:
+    """A training run in progress."""
+
+    recipe: Recipe
+    seed: int
+    text: Text
+    folder: Path
+    device: torch.device
+    model: GPTNeoXForCausalLM
+    optimiser: torch.optim.AdamW
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def advance(self) -> None:
+        """One optimiser step."""
+        begun = time.perf_counter()
+        rows = self.text.order(self.recipe, self.seed, self.step)
+        ids = torch.from_numpy(self.text.train[rows]).to(self.device)
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(self.recipe, self.step)
+        with _seeded(self.seed, self.step):
+            loss = _backward(self.model, ids)
+        if not math.isfinite(loss):
+            raise InputError(
+                f"The loss of {self.recipe.name} is {loss} at step {self.step}: train with a "
+                "smaller learning rate."
+            )
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        self.losses.append(loss)
+        self.step += 1
+        self.seconds += time.perf_counter() - begun
+
+    def keep(self) -> None:
+        """Writes the weights as a folder `step<n>`, then what a resumed run needs besides."""
+        with cache.atomic_path(self.folder / f"step{self.step}") as folder, io_errors():
+            with models.quiet():
+                self.model.save_pretrained(folder)
+            self.text.tokenizer.save_pretrained(folder)
+        state = {
+            "optimiser": self.optimiser.state_dict(),
+            "step": self.step,
+            "losses": self.losses,
+            "seconds": self.seconds,
+        }
+        # Through memory: torch's own writer raises an error that does not name a full disk.
+        buffer = BytesIO()
+        torch.save(state, buffer)
+        with cache.atomic_path(self.folder / "state.pt") as path:
+            path.write_bytes(buffer.getbuffer())
+
+    def resume(self) -> None:
+        """Goes on from the last state that was kept, if there is one."""
+        path = self.folder / "state.pt"
+        if not path.is_file():
+            return
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        folder = self.folder / f"step{state['step']}"
+        with models.quiet():
+            kept = GPTNeoXForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        self.model.load_state_dict(kept.state_dict())
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step, self.losses = int(state["step"]), list(state["losses"])
+        self.seconds = float(state["seconds"])
+
+    def finish(self) -> None:
+        """Writes the record of the complete run, and drops the optimiser's state."""
+        counts = self.text.counts(self.recipe, self.seed)
+        with cache.atomic_path(self.folder / "token_counts.npy") as path, path.open("wb") as stream:
+            np.save(stream, counts)
+        with cache.atomic_path(self.folder / "held_out.npy") as path, path.open("wb") as stream:
+            np.save(stream, self.text.held_out)
+        record = {
+            "recipe": asdict(self.recipe),
+            "seed": self.seed,
+            "corpus": self.text.corpus,
+            "text_hash": self.text.hash,
+            "n_parameters": self.model.num_parameters(),
+            "tokens": self.recipe.tokens,
+            "epochs": self.recipe.steps * self.recipe.batch_size / len(self.text.train),
+            "seconds": self.seconds,
+            "device": _device_name(self.device),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "losses": self.losses,
+        }
+        with cache.atomic_path(self.folder / "training.json") as path:
+            path.write_text(json.dumps(record), encoding="utf-8")
+        (self.folder / "state.pt").unlink(missing_ok=True)
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+@contextlib.contextmanager
+def io_errors() -> Iterator[None]:
+    """Errors of the operating system that safetensors wraps, as the OSError that they were."""
+    try:
+        yield
+    except SafetensorError as error:
+        if found := re.search(r"os error (\d+)", str(error)):
+            raise OSError(int(found[1]), str(error)) from error
+        raise
+
+
+@contextlib.contextmanager
+def _deterministic(device: torch.device) -> Iterator[None]:
+    """On a GPU: only kernels that give the same sums each time (where torch has them)."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(before or device.type == "cuda", warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def train(
+    recipe: Recipe,
+    *,
+    folder: Path,
+    corpus: str = "docstrings",
+    seed: int = 0,
+    device: str = "auto",
+    progress: bool = True,
+) -> Path:
+    """Trains a model, or goes on where an interrupted run of it stopped.
+
+    The weights depend on recipe, text, seed, and on the machine's arithmetic (number of threads,
+    processor), but not on interruptions: a run that was killed at any step and started again ends
+    with the same weights. Beside the checkpoints `step<n>` lie `training.json` (the record, losses
+    included), `token_counts.npy` ([V], exact) and `held_out.npy` ([n, T] token ids).
+
+    Args:
+        recipe: one of `RECIPES`, or one's own.
+        folder: where the checkpoints go, laid out like the revisions of Pythia on the hub.
+        corpus: see `corpora.text`.
+        seed: of initial weights and order of the text; the tokenizer does not depend on it.
+
+    Raises:
+        InputError: unusable corpus or seed, a full disk (the checkpoints so far are kept), or a
+            folder that holds another run.
+    """
+    if seed < 0:
+        raise InputError(f"seed is {seed}; it must be zero or more.")
+    where = models.resolve_device(device)
+    text = prepare(recipe, corpus)
+    _check_same(folder, recipe, text, seed)
+    if (folder / "training.json").is_file():
+        return folder
+    model = new_model(recipe, seed)
+    model.to(device=where)  # type: ignore[call-arg]
+    model.train()
+    run = _Run(recipe, seed, text, folder, where, model, _optimiser(model, recipe))
+    with cache.locked(f"training-{hashlib.sha256(str(folder).encode()).hexdigest()[:16]}"):
+        if not (folder / "training.json").is_file():
+            _to_the_end(run, progress)
+    return folder
+
+
+def _to_the_end(run: _Run, progress: bool) -> None:
+    run.resume()
+    report = _Progress(run) if progress else None
+    with _deterministic(run.device):
+        if run.step == 0:
+            run.keep()
+        while run.step < run.recipe.steps:
+            run.advance()
+            if run.step in run.recipe.checkpoints:
+                run.keep()
+            if report:
+                report(run)
+    run.finish()
+
+
+def _check_same(folder: Path, recipe: Recipe, text: Text, seed: int) -> None:
+    """A folder belongs to one run: resuming another one in it would mix two models."""
+    mine = {"recipe": asdict(recipe), "text": text.hash, "seed": seed}
+    path = folder / "recipe.json"
+    if not path.is_file():
+        with cache.atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(mine), encoding="utf-8")
+    if json.loads(path.read_text(encoding="utf-8")) != mine:
+        raise InputError(
+            f"{folder} holds another training run (its recipe, text or seed differs): name "
+            "another folder, or remove it."
+        )
+
+
+class _Progress:
+    """A line of text about every ten seconds: step, loss, speed and time left."""
+
+    def __init__(self, run: _Run) -> None:
+        self.begun, self.first, self.last = time.perf_counter(), run.step, 0.0
+
+    def __call__(self, run: _Run) -> None:
+        elapsed, recipe = time.perf_counter() - self.begun, run.recipe
+        if elapsed - self.last < 10 and run.step < recipe.steps:
+            return
+        self.last = elapsed
+        a_step = elapsed / (run.step - self.first)
+        speed = recipe.batch_size * recipe.sequence_length / a_step
+        print(
+            f"{recipe.name} (seed {run.seed}): step {run.step} of {recipe.steps}, "
+            f"loss {np.mean(run.losses[-10:]):.2f} nats, {speed:,.0f} tokens/s, "
+            f"{_duration((recipe.steps - run.step) * a_step)} left",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+# ------------------------------------------------------------------------------------------ finding
+
+
+def trained(name: str, *, seed: int = 0, corpus: str = "docstrings", device: str = "auto") -> Path:
+    """Folder of a trained model, laid out by revisions (`step0`, `step1`, ...); trains if missing.
+
+    Raises:
+        InputError: no such recipe, or see `train`.
+    """
+    recipe = named(name)
+    digest = _hash(_documents(corpus, recipe.tokens * _CHARACTERS_PER_TOKEN))
+    settings = json.dumps(asdict(recipe), sort_keys=True) + digest
+    key = hashlib.sha256(settings.encode()).hexdigest()[:12]
+    folder = cache.cache_dir() / "training" / f"{name}-seed{seed}-{key}"
+    if (folder / "training.json").is_file():
+        return folder
+    return train(recipe, folder=folder, corpus=corpus, seed=seed, device=device)
+
+
+def named(name: str) -> Recipe:
+    """A recipe by name.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    if name not in RECIPES:
+        raise InputError(f"No model {name!r} can be trained here; name {', '.join(RECIPES)}.")
+    return RECIPES[name]
+
+
+def record(folder: Path) -> dict[str, Any]:
+    """The record of a complete run: recipe, seed, corpus, losses, seconds and device.
+
+    Raises:
+        InputError: the folder holds no complete run.
+    """
+    path = folder / "training.json"
+    if not path.is_file():
+        raise InputError(f"{folder} holds no complete training run of this project.")
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+# ------------------------------------------------------------------------------------- command line
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `python -m probenc_support train`."""
+    parser.add_argument("model", help=f"what to train: {', '.join(RECIPES)}")
+    parser.add_argument("--corpus", default="docstrings", help="text to train on")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and order of the text")
+    parser.add_argument("--seeds", type=int, default=1, help="train so many seeds, from --seed on")
+    parser.add_argument("--steps", type=int, help="length of the run (default: the recipe's)")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--out", help="folder for the checkpoints (default: in the cache)")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Trains what the command line asks for, and prints where it lies."""
+    recipe = named(arguments.model)
+    if arguments.steps is not None and arguments.steps < 1:
+        raise InputError(f"--steps is {arguments.steps}; a run has at least one step.")
+    if arguments.seeds < 1:
+        raise InputError(f"--seeds is {arguments.seeds}; train at least one.")
+    if arguments.steps is not None and not arguments.out:
+        raise InputError("A run of another length is another model: name its folder by --out.")
+    if arguments.out and arguments.seeds > 1:
+        raise InputError("--out names one folder, so it goes with one seed.")
+    for seed in range(arguments.seed, arguments.seed + arguments.seeds):
+        options = {"corpus": arguments.corpus, "seed": seed, "device": arguments.device}
+        if arguments.out:
+            recipe = replace(recipe, steps=arguments.steps or recipe.steps)
+            folder = train(recipe, folder=Path(arguments.out).expanduser(), **options)
+        else:
+            folder = trained(recipe.name, **options)
+        print(_summary(folder))
+    return 0
+
+
+def _summary(folder: Path) -> str:
+    found = record(folder)
+    speed = found["tokens"] / found["seconds"]
+    return (
+        f"{found['recipe']['name']} (seed {found['seed']}): {found['n_parameters']:,} parameters, "
+        f"{found['tokens']:,} tokens in {_duration(found['seconds'])} ({speed:,.0f} tokens/s on "
+        f"{found['device']}), last loss {np.mean(found['losses'][-10:]):.2f} nats; {folder}"
+    )
