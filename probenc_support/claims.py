@@ -64,7 +64,7 @@ class Claim:
     """One claim of the paper, one of its open questions, or a check that its readers ask for."""
 
     id: str
-    """`C1` to `C7`, `Q1` to `Q3`, `N1` to `N3`."""
+    """`C1` to `C7`, `Q1` to `Q3`, `N1` to `N3`, `B1` (our own)."""
     section: str
     """Where the paper makes it."""
     words: str
@@ -356,7 +356,7 @@ CLAIMS: tuple[Claim, ...] = (
         ),
         figure=(_STEERING, "fig-expected-actual"),
         remark="An error of 0.1 in the log scale is ten per cent of the wanted factor, 0.25 a "
-        "quarter. The edit of least variance is judged as a question of its own, N4.",
+        "quarter. The edit of least variance is judged as a question of its own, B1.",
     ),
     Claim(
         id="C6",
@@ -496,7 +496,7 @@ CLAIMS: tuple[Claim, ...] = (
         remark="Needs the same model trained on texts of other frequency distributions.",
     ),
     Claim(
-        id="N4",
+        id="B1",
         section="this book",
         words="Is there an edit that scales a probability more precisely than the paper's?",
         paper="Not in the paper.",

@@ -112,7 +112,8 @@ def run(
     """
     path = source(notebook)
     folder = Path(results_dir or ROOT / RUNS / slug(model))
-    given = {"model": model, **(parameters or {}), "results_dir": _short(folder)}
+    given: dict[str, Any] = {"model": model} if _takes_model(path) else {}
+    given |= {**(parameters or {}), "results_dir": _short(folder)}
     with cache.locked(f"run-{_digest(folder.resolve() / path.stem)}"):
         _forget(folder, path.stem)
         draft = folder / "failed" / path.name
@@ -125,7 +126,7 @@ def run(
             _keep_failure(failure, draft, error)
             _forget(folder, path.stem)
             raise NotebookError(failure, draft.parent) from None
-        return _publish(draft, folder / path.name, path, model)
+        return _publish(draft, folder / path.name, path, str(given.get("model", "")))
 
 
 def failures(folder: Path) -> list[Failure]:
@@ -150,6 +151,13 @@ def _execute(path: Path, draft: Path, parameters: Mapping[str, Any], log: TextIO
             start_timeout=300,
             config=config,
         )
+
+
+def _takes_model(path: Path) -> bool:
+    # The notebook that compares all models has no model of its own.
+    import papermill
+
+    return "model" in papermill.inspect_notebook(str(path))
 
 
 @contextlib.contextmanager
@@ -205,8 +213,10 @@ def _publish(draft: Path, page: Path, path: Path, model: str) -> Path:
         if {"parameters", "injected-parameters"} & set(tags):
             cell.metadata["tags"] = [*tags, "hide-input"]
     # The page tells what it is about, and no path of the machine that ran it.
-    first = book.cells[0]
-    first.source = re.sub(r"\A# +", f"# {slug(model)} · ", first.source)
+    if model:
+        name = slug(model) if Path(model).expanduser().exists() else model
+        first = book.cells[0]
+        first.source = re.sub(r"\A# +", lambda match: f"{match.group()}{name} · ", first.source)
     book.metadata.papermill.update(input_path=f"notebooks/{path.name}", output_path=page.name)
     nbformat.write(book, draft)  # type: ignore[no-untyped-call]
     draft.replace(page)

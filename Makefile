@@ -1,0 +1,64 @@
+# make book | test | check-book | lint | benchmark | pdf | clean      (make help says more)
+
+PYTHON ?= python3
+VENV   ?= .venv
+CORES  ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
+CONFIG ?= config.yaml
+MODELS ?=
+
+BIN   := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help book notebooks test check-book lint benchmark pdf clean browser environment
+
+help:
+	@echo "make book        environment, models, notebooks, pages: open _build/html/index.html"
+	@echo "                 MODELS='gpt2 path/to/folder' adds models; CORES=8, CONFIG=my.yaml"
+	@echo "make test        style, types and tests"
+	@echo "make check-book  links, figures and numbers of the pages that make book made"
+	@echo "make benchmark   measures the package against the direct ways (book/benchmarks)"
+	@echo "make pdf         the book as one PDF, where Chromium is installed"
+	@echo "make clean       removes the runs and pages (not the environment, nor the cache)"
+
+book: $(STAMP)
+	@$(BIN)/python book/build.py --cores $(CORES) --configfile $(CONFIG) --models "$(MODELS)"
+
+notebooks: $(STAMP)
+	@$(BIN)/python book/build.py --cores $(CORES) --configfile $(CONFIG) --models "$(MODELS)" --no-site
+
+test: lint browser
+	$(BIN)/python -m pytest -m "not book"
+
+check-book: $(STAMP) browser
+	$(BIN)/python -m pytest -m book
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+benchmark: $(STAMP)
+	$(BIN)/python book/benchmark.py
+
+pdf: $(STAMP)
+	$(BIN)/python book/pdf.py
+
+environment: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; name it: make PYTHON=/path/to/python3.11"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  -c constraints.txt -e '.[book,mauve,test]'
+	@touch $@
+
+# The browser checks are skipped where there is none; as root on Debian it can be had.
+browser:
+	@command -v chromedriver >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+	  { apt-get update -qq && apt-get install -qq -y chromium chromium-driver >/dev/null; } ; } || \
+	  echo "No chromium and chromedriver: the checks in a browser will be skipped."
+
+clean:
+	rm -rf _build .snakemake results .mypy_cache .ruff_cache .benchmarks
+	git clean -fdxq book/runs

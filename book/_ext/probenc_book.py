@@ -1,0 +1,376 @@
+"""The book's Sphinx extension: pages take their numbers from `book/runs` while they are built.
+
+Each number stands in a `<data>` element that names its run, so that a test can compare it with the
+file it comes from.
+"""
+
+import html
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from docutils import nodes
+from probenc_html import (
+    ABSENT,
+    ROOT,
+    RUNS,
+    all_runs,
+    badge,
+    configuration,
+    in_order,
+    link_to,
+    marked,
+    raw,
+    table_of,
+    with_interval,
+)
+from probenc_pages import add_to_page, copy_files, launch
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective, SphinxRole
+
+from probenc_support import claims, execute, matrix, models
+
+
+class BookDirective(SphinxDirective):
+    """Base: the page is read again whenever the book is built, since the runs may have changed."""
+
+    optional_arguments = 1
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        self.env.note_reread()
+        return self.content_nodes()
+
+    def content_nodes(self) -> list[nodes.Node]:
+        raise NotImplementedError
+
+    def link(self, target: Path, words: str, anchor: str = "") -> str:
+        return link_to(self.env.docname, target, words, anchor)
+
+
+class Claims(BookDirective):
+    """Every claim with criteria, numbers by model, controls and verdicts."""
+
+    def content_nodes(self) -> list[nodes.Node]:
+        table = claims.metrics_by_model(all_runs())
+        names = in_order(table)
+        found: list[nodes.Node] = [raw(self._summary(table, names))]
+        for claim in claims.CLAIMS:
+            section = nodes.section(ids=[claim.id.lower()], names=[claim.id.lower()])
+            self.state.document.note_explicit_target(section)
+            section += nodes.title("", f"{claim.id}: {_short_title(claim)}")
+            section += raw(self._claim(claim, table, names))
+            found.append(section)
+        return found
+
+    def _summary(self, table: Any, names: list[str]) -> str:
+        rows = []
+        for claim in claims.CLAIMS:
+            findings = _findings(claim, table, names)
+            verdict = claims.overall(finding.verdict for finding in findings)
+            by_model = {finding.model: badge(finding.verdict) for finding in findings}
+            rows.append(
+                [
+                    f'<a href="#{claim.id.lower()}">{claim.id}</a> {_short_title(claim)}',
+                    badge(verdict),
+                    *(by_model.get(name, ABSENT) for name in names),
+                ]
+            )
+        return table_of(["claim or question", "verdict", *names], rows, label="All verdicts")
+
+    def _claim(self, claim: claims.Claim, table: Any, names: list[str]) -> str:
+        findings = _findings(claim, table, names)
+        verdict = claims.overall(finding.verdict for finding in findings)
+        parts = [
+            f"<p>{badge(verdict)} <strong>The paper</strong> "
+            f"(section {html.escape(claim.section)}): "
+            f"{html.escape(claim.words)}</p>",
+            f"<p><strong>Its value:</strong> {html.escape(claim.paper)}</p>",
+        ]
+        if claim.criteria:
+            parts.append(_evidence(claim, findings))
+        if claim.remark:
+            parts.append(f"<p>{html.escape(claim.remark)}</p>")
+        parts.append(self._figures(claim, findings))
+        return "".join(parts)
+
+    def _figures(self, claim: claims.Claim, findings: list[claims.Finding]) -> str:
+        notebook, name = claim.figure
+        links = []
+        for finding in findings:
+            page = RUNS / finding.model / f"{notebook}.html"
+            source = ROOT / page.with_suffix(".ipynb")
+            if notebook and source.is_file():
+                anchor = name if f'id=\\"{name}\\"' in source.read_text(encoding="utf-8") else ""
+                links.append(self.link(page, finding.model, anchor))
+        return f"<p>See the figure: {', '.join(links)}</p>" if links else ""
+
+
+def _evidence(claim: claims.Claim, findings: list[claims.Finding]) -> str:
+    rows = []
+    for kind, criteria in (("", claim.criteria), ("control: ", claim.controls)):
+        for place, criterion in enumerate(criteria):
+            evidence = [
+                (finding.model, (finding.controls if kind else finding.criteria)[place])
+                for finding in findings
+            ]
+            rows.append(
+                [
+                    f"{kind}{html.escape(criterion.says)} <code>{criterion.metric}</code>",
+                    html.escape(criterion.rule),
+                    *(_shown(model, one) for model, one in evidence),
+                ]
+            )
+    rows.append(["verdict", "", *(badge(finding.verdict) for finding in findings)])
+    heads = ["measured", "needed", *(finding.model for finding in findings)]
+    return table_of(heads, rows, label=f"Evidence for {claim.id}")
+
+
+def _short_title(claim: claims.Claim) -> str:
+    return TITLES[claim.id]
+
+
+TITLES = {
+    "C1": "log-linear encoding",
+    "C2": "why it holds",
+    "C3": "stability",
+    "C4": "sparsity",
+    "C5": "steering",
+    "C6": "pruning",
+    "C7": "training dynamics",
+    "Q1": "what drives sparsity?",
+    "Q2": "better pruning?",
+    "Q3": "does early frequency help convergence?",
+    "N1": "other kinds of models?",
+    "N2": "pruned models under training?",
+    "N3": "which texts, which curriculum?",
+    "B1": "a more precise edit?",
+}
+
+
+def _findings(claim: claims.Claim, table: Any, names: list[str]) -> list[claims.Finding]:
+    if any(one.notebook == "06_across_models" for one in (*claim.criteria, *claim.needs)):
+        names = [matrix.ACROSS] if matrix.ACROSS in table else []
+    found = [claims.judge(claim, name, table[name]) for name in names]
+    # A model without the notebook says nothing about the claim; it takes no column.
+    return [one for one in found if any(e.value is not None for e in one.criteria)]
+
+
+def _shown(model: str, evidence: claims.Evidence) -> str:
+    criterion = evidence.criterion
+    if evidence.value is None:
+        return ABSENT
+    metrics = {criterion.metric: evidence.value}
+    if evidence.low is not None and evidence.high is not None:
+        metrics |= {
+            f"{criterion.metric}_low": evidence.low,
+            f"{criterion.metric}_high": evidence.high,
+        }
+    number = with_interval(model, criterion.notebook, criterion.metric, metrics)
+    state = evidence.state
+    return f'<span class="state state-{state.name.lower()}">{number} <em>{state}</em></span>'
+
+
+class Verdict(BookDirective):
+    """One claim's evidence, for its part page."""
+
+    required_arguments = 1
+    optional_arguments = 0
+
+    def content_nodes(self) -> list[nodes.Node]:
+        claim = next(one for one in claims.CLAIMS if one.id == self.arguments[0])
+        table = claims.metrics_by_model(all_runs())
+        findings = _findings(claim, table, in_order(table))
+        verdict = claims.overall(finding.verdict for finding in findings)
+        words = f"<p>{badge(verdict)} <strong>{claim.id}</strong>: {html.escape(claim.words)}</p>"
+        evidence = _evidence(claim, findings) if findings else ""
+        page = self.link(
+            Path("book/claims.html"), "All claims, and how they are judged", claim.id.lower()
+        )
+        return [raw(f'<div class="claim-box">{words}{evidence}<p>{page}</p></div>')]
+
+
+class Runs(BookDirective):
+    """All runs of a notebook, one row a model; each line of the content is `metric: heading`."""
+
+    required_arguments = 1
+    optional_arguments = 0
+
+    def content_nodes(self) -> list[nodes.Node]:
+        notebook = self.arguments[0]
+        columns = [[part.strip() for part in line.split(":", 1)] for line in self.content if line]
+        found = {run.model: run for run in all_runs() if run.notebook == notebook}
+        names = [name for name in [*in_order(found), matrix.ACROSS] if name in found]
+        rows = [
+            [
+                self.link(RUNS / name / f"{notebook}.html", name),
+                *(
+                    with_interval(name, notebook, metric, found[name].metrics)
+                    for metric, _ in columns
+                ),
+            ]
+            for name in names
+        ]
+        if not rows:
+            return [raw("<p>No model has run this notebook yet.</p>")]
+        heads = ["model", *(html.escape(heading) for _, heading in columns)]
+        return [raw(table_of(heads, rows, label=f"Runs of {notebook}"))]
+
+
+class Costs(BookDirective):
+    """What each run of this book cost: time, memory, where."""
+
+    def content_nodes(self) -> list[nodes.Node]:
+        rows = []
+        for file in sorted((ROOT / RUNS).glob("*/*.benchmark.tsv")):
+            header, values = file.read_text(encoding="utf-8").splitlines()[:2]
+            row = dict(zip(header.split("\t"), values.split("\t"), strict=True))
+            memory = f"{float(row['max_rss']):,.0f} MB" if row["max_rss"][0].isdigit() else ABSENT
+            step = file.name.removesuffix(".benchmark.tsv")
+            rows.append([step, file.parent.name, row["h:m:s"], memory])
+        if not rows:
+            return [raw("<p>No times were kept for the runs of this copy.</p>")]
+        return [
+            raw(table_of(["step", "model", "time", "peak memory"], rows, label="Cost of the runs"))
+        ]
+
+
+class Roster(BookDirective):
+    """The models that the package knows by name."""
+
+    def content_nodes(self) -> list[nodes.Node]:
+        rows = [
+            [
+                f"<code>{html.escape(entry.name)}</code>",
+                html.escape(entry.source),
+                f"{entry.parameters / 1e6:,.1f} M",
+                f"{entry.memory_gb:.1f} GB",
+                "yes" if entry.in_paper else "",
+                f"<code>{html.escape(entry.checkpoints)}</code>" if entry.checkpoints else "",
+            ]
+            for entry in models.ROSTER.values()
+        ]
+        heads = [
+            "name",
+            "source",
+            "parameters",
+            "weights in float32",
+            "in the paper",
+            "checkpoints",
+        ]
+        return [raw(table_of(heads, rows, label="Roster"))]
+
+
+class Benchmarks(BookDirective):
+    """Measured times from `book/benchmarks/*.json`, which `make benchmark` writes."""
+
+    def content_nodes(self) -> list[nodes.Node]:
+        found = []
+        for file in sorted((ROOT / "book" / "benchmarks").glob("*.json")):
+            found.append(raw(_benchmark(json.loads(file.read_text(encoding="utf-8")))))
+        return found or [
+            raw("<p>No benchmark has been kept: <code>make benchmark</code> runs them.</p>")
+        ]
+
+
+def _benchmark(record: dict[str, Any]) -> str:
+    machine = record["machine_info"]
+    cpu = machine.get("cpu", {})
+    where = (
+        f"{cpu.get('brand_raw', machine.get('machine', 'unknown processor'))}, "
+        f"{machine.get('cores_used', cpu.get('count', '?'))} cores, "
+        f"Python {machine.get('python_version', '?')}; {record['datetime'][:10]}"
+    )
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for one in record["benchmarks"]:
+        groups.setdefault(one.get("group") or "others", []).append(one)
+    parts = [f"<p><strong>Measured on:</strong> {html.escape(where)}</p>"]
+    for name, members in groups.items():
+        quickest = min(one["stats"]["median"] for one in members)
+        rows = [
+            [
+                html.escape(one["name"]),
+                f"{one['stats']['median']:.4g} s",
+                f"{one['stats']['iqr']:.2g} s",
+                f"{one['stats']['median'] / quickest:.3g}",
+                html.escape(_extra(one.get("extra_info", {}))),
+            ]
+            for one in sorted(members, key=lambda one: one["stats"]["median"])
+        ]
+        heads = [
+            html.escape(name),
+            "median",
+            "interquartile range",
+            "times the quickest",
+            "besides",
+        ]
+        parts.append(table_of(heads, rows, label=f"Benchmark {name}"))
+    return "".join(parts)
+
+
+def _extra(values: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{name.replace('_', ' ')} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in values.items()
+    )
+
+
+class CiteBox(BookDirective):
+    """How to cite the book, from CITATION.cff."""
+
+    def content_nodes(self) -> list[nodes.Node]:
+        record = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+        released = str(record["date-released"])
+        entry = (
+            f"@software{{probenc{released[:4]},\n  title = {{{record['title']}}},\n"
+            f"  author = {{{{{record['authors'][0]['name']}}}}},\n  year = {{{released[:4]}}},\n"
+            f"  version = {{{record['version']}}},\n  url = {{{configuration()['repository']}}}\n}}"
+        )
+        block = nodes.literal_block(entry, entry, language="text", classes=["citation-box"])
+        return [block]
+
+
+class LaunchLinks(BookDirective):
+    """Colab and Binder links for every notebook."""
+
+    def content_nodes(self) -> list[nodes.Node]:
+        rows = [[name, *launch(name)] for name in execute.names()]
+        return [raw(table_of(["notebook", "Colab", "Binder"], rows, label="Launch buttons"))]
+
+
+class MetricRole(SphinxRole):
+    """``{metric}`MODEL NOTEBOOK METRIC [FORMAT]` ``: one number of a run, in a sentence."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        self.env.note_reread()
+        model, notebook, metric, *form = self.text.split()
+        for run in all_runs():
+            if (run.model, run.notebook) == (model, notebook) and metric in run.metrics:
+                value = run.metrics[metric]
+                shown = format(value, form[0]) if form else ""
+                return [raw(marked(model, notebook, metric, value, shown))], []
+        return [nodes.emphasis("", "(not run)")], []
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    # Figures' captions hold mathematics that Sphinx does not see.
+    app.set_html_assets_policy("always")
+    for name, directive in DIRECTIVES.items():
+        app.add_directive(name, directive)
+    app.add_role("metric", MetricRole())
+    app.connect("html-page-context", add_to_page)
+    app.connect("build-finished", copy_files)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
+
+
+DIRECTIVES: dict[str, type[BookDirective]] = {
+    "claims": Claims,
+    "verdict": Verdict,
+    "runs": Runs,
+    "costs": Costs,
+    "roster": Roster,
+    "benchmarks": Benchmarks,
+    "cite-box": CiteBox,
+    "launch-links": LaunchLinks,
+}

@@ -1,0 +1,126 @@
+"""What every page gets beside its own text: the bar of run pages, previews, downloads."""
+
+import html
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from probenc_html import KEPT, PART_PAGES, ROOT, RUNS, all_runs, configuration, in_order, link_to
+from sphinx.application import Sphinx
+
+from probenc_support import execute, matrix
+
+
+def launch(notebook: str) -> tuple[str, str]:
+    config = configuration()
+    place = config["repository"].removeprefix("https://github.com/").strip("/")
+    path = quote(f"notebooks/{notebook}.ipynb")
+    colab = f"https://colab.research.google.com/github/{place}/blob/{config['branch']}/{path}"
+    binder = (
+        f"https://mybinder.org/v2/gh/{place}/{config['branch']}"
+        f"?urlpath={quote(f'lab/tree/{path}', safe='')}"
+    )
+    return (
+        f'<a href="{colab}" rel="external">Open in Colab</a>',
+        f'<a href="{binder}" rel="external">Open in Binder</a>',
+    )
+
+
+def _bar(docname: str) -> str:
+    """What stands below the title of a run's page."""
+    here = Path(docname)
+    model, notebook = here.parent.name, here.name
+    found = {(run.model, run.notebook) for run in all_runs()}
+    models = in_order(m for m, n in found if n == notebook)
+    parts = sorted(n for m, n in found if m == model)
+    rows = [*_rows_of_choices(here, models, parts), *_rows_of_links(here)]
+    return f'<nav class="run-bar" aria-label="This run">{"".join(rows)}</nav>'
+
+
+def _rows_of_choices(here: Path, models: list[str], parts: list[str]) -> list[str]:
+    if here.parent.name == matrix.ACROSS:
+        return []
+    by_model = [(name, here.parent.parent / name / here.name) for name in models]
+    by_part = [(name, here.with_name(name)) for name in parts]
+    return [
+        _choice("Model", here.parent.name, by_model, str(here)),
+        _choice("Part", here.name, by_part, str(here)),
+    ]
+
+
+def _rows_of_links(here: Path) -> list[str]:
+    page = str(here)
+    about = Path("book") / f"{PART_PAGES.get(here.name, 'intro')}.html"
+    read = [
+        link_to(page, about, "what this part asks"),
+        link_to(page, Path("book/claims.html"), "verdicts"),
+    ]
+    files = [
+        link_to(page, here.with_suffix(".ipynb"), "executed notebook"),
+        link_to(page, Path("notebooks") / here.with_suffix(".ipynb").name, "source notebook"),
+        *(link_to(page, file, file.name.removeprefix(f"{here.name}.")) for file in _files(here)),
+    ]
+    listed = "".join(f"<li>{one}</li>" for one in files)
+    return [
+        f"<div><span>Read</span> {' '.join(read)}</div>",
+        f"<div><span>Run it</span> {' '.join(launch(here.name))}</div>",
+        "<details><summary>Download notebook, tables and numbers</summary>"
+        f"<ul>{listed}</ul></details>",
+    ]
+
+
+def _choice(label: str, current: str, options: list[tuple[str, Path]], docname: str) -> str:
+    items = [
+        f'<a aria-current="page" href="#">{html.escape(name)}</a>'
+        if name == current
+        else link_to(docname, target.with_suffix(".html"), html.escape(name))
+        for name, target in options
+    ]
+    return f"<div><span>{label}</span> {' '.join(items)}</div>"
+
+
+def _files(page: Path) -> list[Path]:
+    folder = ROOT / page.parent
+    found = sorted(file.name for file in folder.glob(f"{page.name}.*") if file.name.endswith(KEPT))
+    return [page.parent / name for name in found if not name.endswith(".ipynb")]
+
+
+def _is_run(docname: str) -> bool:
+    return Path(docname).parent.parent == RUNS
+
+
+def add_to_page(
+    app: Sphinx, pagename: str, template: str, context: dict[str, Any], tree: Any
+) -> None:
+    """Bar of run pages; meta tags for previews; every image loads when it is needed."""
+    body = context.get("body")
+    if body and _is_run(pagename):
+        context["body"] = re.sub(r"</h1>", lambda m: m.group() + _bar(pagename), body, count=1)
+    config = configuration()
+    title = html.escape(re.sub("<[^>]+>", "", str(context.get("title", ""))))
+    about = html.escape(config["description"])
+    image = f"{config['site'].rstrip('/')}/_static/social.png"
+    context["metatags"] = context.get("metatags", "") + (
+        f'\n<meta name="description" content="{about}">'
+        f'\n<meta property="og:title" content="{title}">'
+        f'\n<meta property="og:type" content="article">'
+        f'\n<meta property="og:description" content="{about}">'
+        f'\n<meta property="og:image" content="{html.escape(image)}">'
+        f'\n<meta name="twitter:card" content="summary_large_image">\n'
+    )
+
+
+def copy_files(app: Sphinx, error: Exception | None) -> None:
+    """Puts the runs' files and the source notebooks where the pages' links point."""
+    if error or app.builder.format != "html":
+        return
+    out = Path(app.outdir)
+    pages = {Path(name) for name in app.env.found_docs if _is_run(name)}
+    copied = [file for page in pages for file in [*_files(page), page.with_suffix(".ipynb")]]
+    copied += [Path("notebooks") / f"{name}.ipynb" for name in execute.names()]
+    for file in copied:
+        target = out / file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / file, target)
