@@ -1,0 +1,173 @@
+"""Sampled continuations and MAUVE between two sets of them.
+
+MAUVE (Pillutla et al. 2021) compares two samples of text by quantising features of whole texts.
+The features here are the model's own last hidden states, so that nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import GenerationConfig
+
+from probenc_support.corpora import TokenBlocks
+from probenc_support.errors import InputError
+from probenc_support.models import LanguageModel, hidden_states
+
+__all__ = ["Samples", "features", "has_mauve", "mauve_score", "prompts", "sample"]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Continuations that a model drew for some prompts."""
+
+    prompts: Tensor
+    """[n, T_prompt] int64 token ids that the model was given"""
+    ids: Tensor
+    """[n, T_new] int64 token ids that it drew"""
+
+    @property
+    def sequences(self) -> Tensor:
+        """[n, T_prompt + T_new] int64: prompts and continuations."""
+        return torch.cat([self.prompts, self.ids], dim=1)
+
+    def texts(self, lm: LanguageModel) -> list[str]:
+        """The n continuations as text."""
+        return list(lm.tokenizer.batch_decode(self.ids, skip_special_tokens=True))
+
+
+def prompts(blocks: TokenBlocks, n: int, length: int = 32) -> Tensor:
+    """The first `length` tokens of `n` blocks spread evenly over the corpus: [n, length] int64.
+
+    Raises InputError if the corpus has fewer than `n` blocks or its blocks are shorter.
+    """
+    n_blocks, sequence_length = blocks.ids.shape
+    if not 0 < n <= n_blocks or not 0 < length <= sequence_length:
+        raise InputError(
+            f"{n} prompts of {length} tokens cannot be taken from {n_blocks} blocks of "
+            f"{sequence_length} tokens: ask for fewer or shorter prompts, or use a longer corpus."
+        )
+    chosen = torch.linspace(0, n_blocks - 1, n).round().long()
+    return blocks.ids[chosen, :length]
+
+
+@torch.no_grad()
+def sample(
+    lm: LanguageModel,
+    prompts: Tensor,
+    *,
+    n_tokens: int = 48,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    batch_size: int = 64,
+) -> Samples:
+    """Draw one continuation of `n_tokens` tokens for each of the prompts [n, T] of equal length.
+
+    The model is used as it stands: inside a context manager that edits its head, the edited
+    model speaks. The end-of-text token is not drawn, so that all texts have one length.
+    A temperature of 0 takes the most probable token each time.
+    Raises InputError if the texts would not fit into the model's context.
+    """
+    _check_lengths(lm, prompts.shape[1], n_tokens)
+    settings = _generation_config(lm, n_tokens, temperature, top_p)
+    generate: Any = lm.model.generate
+    drawn = []
+    with _seeded(seed, lm.device):
+        for batch in prompts.split(batch_size):
+            batch = batch.to(lm.device)
+            out = generate(
+                input_ids=batch, attention_mask=torch.ones_like(batch), generation_config=settings
+            )
+            drawn.append(out[:, batch.shape[1] :].cpu())
+    return Samples(prompts=prompts.cpu(), ids=torch.cat(drawn))
+
+
+def _check_lengths(lm: LanguageModel, n_prompt: int, n_tokens: int) -> None:
+    if not lm.model.can_generate():
+        raise InputError(f"{lm.name} does not generate text: use a causal language model.")
+    if n_tokens < 1 or n_prompt < 1:
+        raise InputError("A prompt and its continuation need at least one token each.")
+    if n_prompt + n_tokens > lm.context_length:
+        raise InputError(
+            f"{n_prompt} prompt tokens and {n_tokens} new ones do not fit into the context of "
+            f"{lm.context_length} tokens of {lm.name}: ask for fewer."
+        )
+
+
+def _generation_config(
+    lm: LanguageModel, n_tokens: int, temperature: float, top_p: float
+) -> GenerationConfig:
+    """Plain sampling: nothing of the model's own habits (top-k, repetition penalty) is kept."""
+    greedy = temperature == 0
+    end = lm.model.generation_config.eos_token_id if lm.model.generation_config else None
+    warpers = {} if greedy else {"temperature": temperature, "top_p": top_p, "top_k": 0}
+    return GenerationConfig(
+        do_sample=not greedy,
+        max_new_tokens=n_tokens,
+        min_new_tokens=n_tokens,
+        eos_token_id=end,
+        pad_token_id=end[0] if isinstance(end, list) else (end or 0),
+        **warpers,
+    )
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Draw with `seed`, and leave the global generators as they were."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def features(lm: LanguageModel, samples: Samples, *, batch_size: int = 32) -> NDArray[np.float32]:
+    """[n, d]: the hidden state at each text's last token, of the unedited body of the model.
+
+    The hidden states come before the output head, so that an edited head does not change them.
+    """
+    last = [
+        hidden_states(lm, batch.to(lm.device))[:, -1].float().cpu()
+        for batch in samples.sequences.split(batch_size)
+    ]
+    return torch.cat(last).numpy()
+
+
+def has_mauve() -> bool:
+    """Whether the optional package mauve-text is installed."""
+    return importlib.util.find_spec("mauve") is not None
+
+
+def mauve_score(
+    lm: LanguageModel, p: Samples, q: Samples, *, n_buckets: int | None = None, seed: int = 0
+) -> float:
+    """MAUVE in [0, 1] between two sets of continuations; 1: not told apart. Symmetric.
+
+    A small sample biases it, downwards for samples of one and the same model: compare it with
+    the score of two samples of the intact model of the same size (the ceiling).
+    `n_buckets` is the number of clusters, by default a tenth of the texts.
+    Raises InputError if mauve-text is not installed or a sample is too small to be clustered.
+    """
+    if not has_mauve():
+        raise InputError(
+            "MAUVE needs the optional package mauve-text: pip install 'probenc-support[mauve]'."
+        )
+    n = min(len(p.ids), len(q.ids))
+    if n < 20:
+        raise InputError(f"MAUVE of {n} texts says nothing: give at least 20 prompts.")
+    result = importlib.import_module("mauve").compute_mauve(
+        p_features=features(lm, p),
+        q_features=features(lm, q),
+        num_buckets=n_buckets or max(2, round(n / 10)),
+        seed=seed,
+        verbose=False,
+    )
+    return float(result.mauve)
