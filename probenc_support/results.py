@@ -1,0 +1,159 @@
+"""What a run of a notebook leaves: metrics, tables, provenance."""
+
+import html
+import importlib.metadata
+import json
+import math
+import platform
+import subprocess
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from probenc_support import cache
+from probenc_support.corpora import TokenBlocks
+from probenc_support.inference import peak_memory_mb
+from probenc_support.models import LanguageModel, resolve_device
+from probenc_support.parameters import Parameters
+
+PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "scipy", "pandas", "scikit-learn")
+"""Packages whose versions a run's numbers depend on."""
+
+
+class Results:
+    """Collects the results of one run and writes them, each file atomically.
+
+    `<notebook>.metrics.json` is written last, so where it is, the rest is.
+    """
+
+    def __init__(
+        self,
+        parameters: Parameters,
+        lm: LanguageModel | None = None,
+        blocks: TokenBlocks | None = None,
+    ) -> None:
+        self.parameters, self.lm, self.blocks = parameters, lm, blocks
+        self._metrics: dict[str, float | int] = {}
+
+    def _path(self, suffix: str) -> Path:
+        return self.parameters.results_dir / f"{self.parameters.notebook}.{suffix}"
+
+    def metrics(self, **values: Any) -> None:
+        """Adds metrics: flat names to finite numbers.
+
+        A value that is not finite is left out: JSON has none, and an absent number is honest.
+        """
+        for name, value in values.items():
+            number = value.item() if hasattr(value, "item") else value
+            if isinstance(number, bool) or not isinstance(number, int | float):
+                number = int(number)
+            if math.isfinite(number):
+                self._metrics[name] = number
+
+    def table(self, name: str, frame: pd.DataFrame) -> None:
+        """Writes `<notebook>.<name>.parquet` and `.csv`."""
+        with cache.atomic_path(self._path(f"{name}.parquet")) as temporary:
+            frame.to_parquet(temporary, index=False)
+        with cache.atomic_path(self._path(f"{name}.csv")) as temporary:
+            frame.to_csv(temporary, index=False, float_format="%.6g")
+
+    def provenance(self) -> dict[str, Any]:
+        """Where the numbers come from: model, corpus, parameters, machine, versions, time."""
+        lm, blocks, own = self.lm, self.blocks, self.parameters
+        parameters = {k: v for k, v in asdict(own).items() if k not in ("started", "own")}
+        device = lm.device if lm else resolve_device("cpu")
+        return {
+            "notebook": own.notebook,
+            "model": own.model,
+            "revision": own.revision,
+            "weights_sha256": lm.weights_hash if lm else "",
+            "corpus": own.corpus,
+            "corpus_sha256": blocks.hash if blocks else "",
+            "parameters": {**parameters, **own.own, "results_dir": own.results_dir.name},
+            "seed": own.seed,
+            "device": device_name(device),
+            "dtype": str(lm.dtype).removeprefix("torch.") if lm else "",
+            "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+            "python": platform.python_version(),
+            "commit": commit(),
+            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(own.started)),
+            "duration_s": round(time.time() - own.started, 1),
+            "peak_memory_mb": round(peak_memory_mb(device)),
+        }
+
+    def finish(self) -> None:
+        """Writes provenance, then metrics, and shows the provenance as a folded box."""
+        from IPython.display import HTML, display
+
+        facts = self.provenance()
+        _write_json(self._path("provenance.json"), facts)
+        _write_json(self._path("metrics.json"), self._metrics)
+        display(HTML(provenance_box(facts)))  # type: ignore[no-untyped-call]
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    with cache.atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def load_metrics(folder: str | Path, notebook: str) -> dict[str, float]:
+    """The metrics that a notebook left in a results folder; empty where it left none."""
+    path = Path(folder) / f"{notebook}.metrics.json"
+    if not path.is_file():
+        return {}
+    return {str(k): v for k, v in json.loads(path.read_text(encoding="utf-8")).items()}
+
+
+def device_name(device: Any) -> str:
+    """The hardware in words: the GPU's name, or the processor with its number of threads."""
+    import torch
+
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    return f"{_processor()}, {torch.get_num_threads()} threads"
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def commit() -> str:
+    """Commit of the checkout that holds this package, with `+` if files differ; empty: unknown."""
+    here = Path(__file__).resolve().parents[1]
+
+    def git(*words: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(here), *words], capture_output=True, text=True, check=False
+        )
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    head = git("rev-parse", "--short=12", "HEAD")
+    return head + ("+" if head and git("status", "--porcelain", "-uno") else "")
+
+
+def provenance_box(facts: dict[str, Any]) -> str:
+    """The provenance as a folded HTML box."""
+    flat = {k: v for k, v in facts.items() if not isinstance(v, dict)}
+    for name in ("parameters", "packages"):
+        flat[name] = ", ".join(f"{k} = {v}" for k, v in facts[name].items())
+    rows = "".join(
+        f"<tr><th>{html.escape(name.replace('_', ' '))}</th><td>{html.escape(str(value))}</td></tr>"
+        for name, value in flat.items()
+        if value != ""
+    )
+    parameters = facts["parameters"]
+    summary = html.escape(
+        f"Provenance: {facts['model']} · {facts['corpus']} · {parameters['n_positions']:,} "
+        f"positions · seed {facts['seed']} · {facts['duration_s']:.0f} s"
+    )
+    return (
+        f'<details class="provenance"><summary>{summary}</summary><table>{rows}</table></details>'
+    )
