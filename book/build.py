@@ -96,12 +96,12 @@ def _snakemake(target: str, options: argparse.Namespace) -> int:
 
 def _drop_incomplete(cell: matrix.Cell) -> None:
     """Removes the page of a run that has lost one of its files, so that the run is made again."""
-    provenance = cell.page.with_suffix(".provenance.json")
-    if not provenance.is_file():
+    if not cell.page.is_file():
         return
-    files = json.loads(provenance.read_text(encoding="utf-8")).get("files", [])
+    metadata = json.loads(cell.page.read_text(encoding="utf-8"))["metadata"]
+    files = metadata.get("probenc", {}).get("files", [])
     if any(not (cell.page.parent / file).is_file() for file in files):
-        cell.page.unlink(missing_ok=True)
+        cell.page.unlink()
 
 
 def _absent(cell: matrix.Cell) -> Absent | None:

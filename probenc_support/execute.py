@@ -21,6 +21,8 @@ ROOT = Path(__file__).resolve().parents[1]
 """The repository: notebooks are read below it, and the book's runs are kept there."""
 RUNS = Path("book") / "runs"
 """Where the book keeps its runs, below `ROOT`: one folder a model."""
+ALL_MODELS = "all-models"
+"""Stands for the model in the notebook that compares them all, and names its folder."""
 
 _KERNEL_ENVIRONMENT = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -112,8 +114,7 @@ def run(
     """
     path = source(notebook)
     folder = Path(results_dir or ROOT / RUNS / slug(model))
-    given: dict[str, Any] = {"model": model} if _takes_model(path) else {}
-    given |= {**(parameters or {}), "results_dir": _short(folder)}
+    given = {"model": model, **(parameters or {}), "results_dir": _short(folder)}
     with cache.locked(f"run-{_digest(folder.resolve() / path.stem)}"):
         _forget(folder, path.stem)
         draft = folder / "failed" / path.name
@@ -126,7 +127,7 @@ def run(
             _keep_failure(failure, draft, error)
             _forget(folder, path.stem)
             raise NotebookError(failure, draft.parent) from None
-        return _publish(draft, folder / path.name, path, str(given.get("model", "")))
+        return _publish(draft, folder / path.name, path, model)
 
 
 def failures(folder: Path) -> list[Failure]:
@@ -151,13 +152,6 @@ def _execute(path: Path, draft: Path, parameters: Mapping[str, Any], log: TextIO
             start_timeout=300,
             config=config,
         )
-
-
-def _takes_model(path: Path) -> bool:
-    # The notebook that compares all models has no model of its own.
-    import papermill
-
-    return "model" in papermill.inspect_notebook(str(path))
 
 
 @contextlib.contextmanager
@@ -213,10 +207,12 @@ def _publish(draft: Path, page: Path, path: Path, model: str) -> Path:
         if {"parameters", "injected-parameters"} & set(tags):
             cell.metadata["tags"] = [*tags, "hide-input"]
     # The page tells what it is about, and no path of the machine that ran it.
-    if model:
+    if model != ALL_MODELS:
         name = slug(model) if Path(model).expanduser().exists() else model
         first = book.cells[0]
         first.source = re.sub(r"\A# +", lambda match: f"{match.group()}{name} · ", first.source)
+    files = sorted(file.name for file in page.parent.glob(f"{path.stem}.*") if file != page)
+    book.metadata["probenc"] = {"files": files}
     book.metadata.papermill.update(input_path=f"notebooks/{path.name}", output_path=page.name)
     nbformat.write(book, draft)  # type: ignore[no-untyped-call]
     draft.replace(page)

@@ -14,7 +14,7 @@ from probenc_support.errors import InputError
 
 FETCH = "fetch"
 """Name of the step that gets (or trains) a model before its notebooks."""
-ACROSS = "all-models"
+ACROSS = execute.ALL_MODELS
 """Folder below `book/runs` of the notebook that compares the models."""
 
 

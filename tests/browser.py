@@ -72,7 +72,8 @@ class Browser:
 @contextlib.contextmanager
 def browser() -> Iterator[Browser]:
     """A headless Chromium with a profile of its own, closed at the end."""
-    assert DRIVER and CHROMIUM, MISSING
+    if not (DRIVER and CHROMIUM):
+        raise RuntimeError(MISSING)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
