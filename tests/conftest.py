@@ -1,0 +1,70 @@
+"""Fixtures: tiny models of every head style, a real text, the real model, a cache of the test's own."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+sys.path.insert(0, str(Path(__file__).parent))
+
+import tiny
+
+from probenc_support import corpora, inference, models
+from probenc_support.errors import InputError
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU on this machine"))
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder that the package uses during one test."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("PROBENC_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture(params=tiny.STYLES)
+def tiny_lm(request: pytest.FixtureRequest) -> Any:
+    """A tiny random model, once for every style of head."""
+    return tiny.language_model(request.param)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder with a tiny untied GPT-NeoX and its tokenizer."""
+    return tiny.save(tmp_path_factory.mktemp("models") / "tiny-neox")
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A UTF-8 file of real English, about 100 kB."""
+    path = tmp_path_factory.mktemp("text") / "prose.txt"
+    path.write_text(tiny.prose(), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def real_lm() -> Any:
+    """SmolLM2-135M-Instruct out of the package index."""
+    try:
+        return models.load("smollm2-135m-instruct", device="cpu", dtype="float32")
+    except InputError as error:
+        pytest.skip(f"the real model cannot be had: {error}")
+
+
+@pytest.fixture(scope="session")
+def real_detection(real_lm: Any) -> Iterator[inference.Detection]:
+    """A pass of the real model over 2,048 positions of the Python manual."""
+    blocks = corpora.blocks("python-manual", real_lm.tokenizer, n_positions=2048)
+    yield inference.detect(real_lm, blocks, progress=False)

@@ -1,0 +1,119 @@
+"""Tiny models with random weights, one for each style of head, made from explicit configurations."""
+
+import functools
+import pydoc
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    CohereConfig,
+    CohereForCausalLM,
+    GPTJConfig,
+    GPTJForCausalLM,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from probenc_support.models import LanguageModel, wrap
+
+VOCABULARY = 320
+CONTEXT = 64
+WIDTH = 16
+
+STYLES = ("tied", "untied", "bias", "padded", "multiplied", "divided")
+"""Tied and untied heads, a head bias, rows that no token owns, logits times and over a scale."""
+
+
+def prose() -> str:
+    """Real English that every Python carries: the documentation of `pydoc` and its topics."""
+    from pydoc_data.topics import topics
+
+    return (pydoc.__doc__ or "") + "\n\n".join(str(topics[name]) for name in sorted(topics)[:12])
+
+
+@functools.cache
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of 320 tokens, trained on `prose`."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator([prose()], trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe, eos_token="<|endoftext|>", pad_token="<|endoftext|>"
+    )
+
+
+def model(style: str, *, seed: int = 0) -> PreTrainedModel:
+    """A model of two layers and width 16, float32."""
+    torch.manual_seed(seed)
+    common: dict[str, Any] = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": WIDTH,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": CONTEXT,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "pad_token_id": 0,
+        "initializer_range": 0.3,
+    }
+    if style == "tied":
+        made: Any = LlamaForCausalLM(LlamaConfig(**common, tie_word_embeddings=True))
+    elif style == "untied":
+        made = GPTNeoXForCausalLM(GPTNeoXConfig(**common, tie_word_embeddings=False))
+    elif style == "padded":
+        common["vocab_size"] = VOCABULARY + 24
+        made = GPTNeoXForCausalLM(GPTNeoXConfig(**common, tie_word_embeddings=False))
+    elif style == "bias":
+        made = GPTJForCausalLM(
+            GPTJConfig(
+                vocab_size=VOCABULARY,
+                n_embd=WIDTH,
+                n_layer=2,
+                n_head=2,
+                n_positions=CONTEXT,
+                rotary_dim=4,
+                bos_token_id=0,
+                eos_token_id=0,
+                tie_word_embeddings=False,
+                initializer_range=0.3,
+            )
+        )
+        torch.nn.init.normal_(made.lm_head.bias, std=0.5)
+    elif style == "multiplied":
+        made = CohereForCausalLM(CohereConfig(**common, logit_scale=0.25, tie_word_embeddings=True))
+    elif style == "divided":
+        made = GraniteForCausalLM(
+            GraniteConfig(**common, logits_scaling=4.0, tie_word_embeddings=False)
+        )
+    else:
+        raise ValueError(style)
+    return made.eval()
+
+
+def language_model(style: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Any:
+    """The tiny model as the package sees it."""
+    lm: LanguageModel = wrap(model(style, seed=seed).to(dtype), tokenizer(), name=f"tiny-{style}")
+    return lm
+
+
+def save(folder: Path, style: str = "untied", *, seed: int = 0) -> Path:
+    """Writes a tiny model folder that transformers loads; returns the folder."""
+    model(style, seed=seed).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
