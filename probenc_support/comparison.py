@@ -30,12 +30,14 @@ class Measure:
     """For ranks; None: neither."""
 
 
+GINI = Measure("02_sparsity", "gini_abs_slope", "sparsity: Gini of |slope|", None)
+
 MEASURES = (
     Measure("01_log_linear_fit", "r2_adj", "fit: adjusted R²", True),
     Measure("01_log_linear_fit", "r2_transfer", "fit: R² on another corpus", True),
     Measure("01_log_linear_fit", "second_order_theory_r2", "theory without parameters: R²", True),
     Measure("02_sparsity", "r2_top3_pcs", "sparsity: R² of three components", None),
-    Measure("02_sparsity", "gini_abs_slope", "sparsity: Gini of |slope|", None),
+    GINI,
     Measure("03_steering", "steer_mae_paper_20x_local", "steering 20x, paper: error", False),
     Measure(
         "03_steering",
@@ -156,3 +158,45 @@ def agreement(found: Mapping[str, str]) -> str:
     for model, verdict in found.items():
         kinds.setdefault(verdict, []).append(model)
     return "; ".join(f"{verdict}: {', '.join(models)}" for verdict, models in kinds.items())
+
+
+def strongest(found: pd.DataFrame, n_models: int) -> str:
+    """One sentence on the rank correlations."""
+    if found.empty:
+        return (
+            f"**No correlation is computed**: {n_models} models are here, {MIN_MODELS} are needed "
+            'for one measure; `make book MODELS="..."` adds some.'
+        )
+    best = found.sort_values("p_holm").iloc[0]
+    sure = "" if best["p_holm"] <= 0.05 else "not "
+    return (
+        f"The strongest: {best['measure']} with {best['property']}, rho = {best['rho']:.2f} over "
+        f"{best['n_models']} models, corrected p = {best['p_holm']:.3f}: {sure}beyond chance."
+    )
+
+
+def sparsity_answer(gini: pd.Series, found: pd.DataFrame) -> str:
+    """What the models at hand say about Q1, in words that depend on the numbers.
+
+    Args:
+        gini: Gini coefficient of the slopes' sizes, by model.
+        found: the rank correlations of that measure.
+    """
+    if len(gini) < 2:
+        return "Fewer than two models have a sparsity run, so there is nothing to compare."
+    least, most = str(gini.idxmin()), str(gini.idxmax())
+    sentence = (
+        f"The slopes are most concentrated in {most} (Gini {gini[most]:.3f}) and least in {least} "
+        f"({gini[least]:.3f}). "
+    )
+    if found.empty:
+        return sentence + (
+            f"{len(gini)} models differ in size, width, vocabulary, training text and tying all at "
+            "once, so nothing here says which of these drives it: the question stays open."
+        )
+    best = found.sort_values("p_holm").iloc[0]
+    firm = "Concentration goes with" if best["p_holm"] <= 0.05 else "Nearest, within chance, is"
+    return sentence + (
+        f"{firm} {best['property']} (rho {best['rho']:.2f} over {best['n_models']} models, "
+        f"corrected p {best['p_holm']:.3f})."
+    )
