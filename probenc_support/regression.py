@@ -153,7 +153,7 @@ class Design:
 
     @classmethod
     def of(cls, E: Matrix) -> "Design":
-        """The statistics of E [n, d]: one pass for the mean, one symmetric product for the Gram.
+        """The statistics of E [n, d], by one pass over it: a sum and a symmetric product.
 
         Raises:
             InputError: E has no more rows than slopes, holds a value that is not finite, or has
@@ -162,16 +162,20 @@ class Design:
         E = as_tensor(E)
         if E.ndim != 2:
             raise InputError(f"E must be a matrix [n, d]; its shape is {tuple(E.shape)}.")
-        mean = torch.stack([E[part].double().sum(0) for part in _parts(len(E))]).sum(0) / len(E)
-        if not bool(mean.isfinite().all()):
+        origin = E[:_ROWS].double().mean(0)
+        total, gram = _moments(E, origin)
+        if not bool(total.isfinite().all()):
             raise InputError("E holds values that are not finite, so no regression on it exists.")
-        return cls._factored(E, None, len(E), mean, _gram(E, mean))
+        return cls._centred_at_mean(E, None, len(E), origin, total, gram)
 
     @classmethod
-    def _factored(
-        cls, E: Tensor, kept: Tensor | None, n: int, mean: Tensor, gram: Tensor
+    def _centred_at_mean(
+        cls, E: Tensor, kept: Tensor | None, n: int, origin: Tensor, total: Tensor, gram: Tensor
     ) -> "Design":
+        """From the sum [d] and the Gram matrix [d, d] of n rows about some origin [d]."""
         _check_rows(n, E.shape[1])
+        mean = origin + total / n
+        gram = gram - torch.outer(total, total) / n
         if bool((gram.diagonal() <= n * (1e-14 * mean).square()).any()):
             raise InputError("A column of E is constant, so its slope is not determined.")
         factor, condition = _cholesky(gram)
@@ -201,11 +205,9 @@ class Design:
         left_out = self.E[index]
         kept = self._weights().clone()
         kept[index] = 0.0
+        total, gram = _moments(left_out, self.mean)
         n = self.n - len(index)
-        _check_rows(n, self.d)
-        drift = -(left_out.double() - self.mean).sum(0)
-        gram = self.gram - _gram(left_out, self.mean) - torch.outer(drift, drift) / n
-        return self._factored(self.E, kept, n, self.mean + drift / n, gram)
+        return self._centred_at_mean(self.E, kept, n, self.mean, -total, self.gram - gram)
 
     def fit(self, y: Matrix, *, robust: bool = False) -> LinearFit:
         """The fit of y [n_rows], with standard errors.
@@ -220,11 +222,10 @@ class Design:
         """
         Y = self._targets(y)
         slopes, mean, total = self._solve(Y)
-        residuals = self._residuals(Y, slopes)
-        rss, tss = float(residuals.square().sum()), float(total[0])
-        sigma2 = rss / (self.n - self.d - 1)
-        variances = self._hc3(residuals[:, 0]) if robust else sigma2 * self._unit_variances()
-        r2 = 1.0 - rss / tss
+        unexplained = self._unexplained(Y, slopes, total)
+        sigma2 = float(total[0]) * unexplained / (self.n - self.d - 1)
+        variances = self._hc3(Y, slopes) if robust else sigma2 * self._unit_variances()
+        r2 = 1.0 - unexplained
         return LinearFit(
             slopes=_numpy(slopes[:, 0]),
             intercept=float(mean[0] - self.mean @ slopes[:, 0]),
@@ -304,14 +305,22 @@ class Design:
             residuals[part] -= rows @ slopes
         return residuals * self._weights()[:, None]
 
+    def _unexplained(self, Y: Tensor, slopes: Tensor, total: Tensor) -> float:
+        """Residual over total sum of squares of one y, from the statistics where they suffice."""
+        unexplained = 1.0 - float((self.factor @ slopes).square().sum() / total[0])
+        if unexplained > 1e-5 and self.method == "cholesky":
+            return unexplained
+        return float(self._residuals(Y, slopes).square().sum() / total[0])
+
     def _unit_variances(self) -> Tensor:
         """[d + 1] variances of slopes and intercept per unit of residual variance."""
         inverse = self.inverse()
         intercept = 1.0 / self.n + self.mean @ inverse @ self.mean
         return torch.cat([inverse.diagonal(), intercept[None]])
 
-    def _hc3(self, residuals: Tensor) -> Tensor:
+    def _hc3(self, Y: Tensor, slopes: Tensor) -> Tensor:
         """[d + 1] HC3 variances: each token's influence times its residual over 1 - leverage."""
+        residuals = self._residuals(Y, slopes)[:, 0]
         inverse = self.inverse()
         variances = torch.zeros(self.d + 1, dtype=torch.float64, device=residuals.device)
         for part, rows in _centred_rows(self.E, self.mean):
@@ -473,15 +482,17 @@ def _centred_rows(E: Tensor, mean: Tensor) -> Iterator[tuple[slice, Tensor]]:
         yield part, E[part].double() - mean
 
 
-def _gram(E: Tensor, mean: Tensor) -> Tensor:
-    """[d, d] (E - mean)' (E - mean); only blocks on and above the diagonal are multiplied out."""
+def _moments(E: Tensor, origin: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum [d] and Gram matrix [d, d] of E - origin; blocks below the diagonal are not computed."""
     d = E.shape[1]
+    total = torch.zeros(d, dtype=torch.float64, device=E.device)
     gram = torch.zeros(d, d, dtype=torch.float64, device=E.device)
     edges = [d * k // 4 for k in range(5)]
-    for _, rows in _centred_rows(E, mean):
+    for _, rows in _centred_rows(E, origin):
+        total += rows.sum(0)
         for low, high in itertools.pairwise(edges):
             gram[low:high, low:].addmm_(rows[:, low:high].T, rows[:, low:])
-    return gram.triu() + gram.triu(1).T
+    return total, gram.triu() + gram.triu(1).T
 
 
 def _cholesky(gram: Tensor) -> tuple[Tensor, float]:
