@@ -88,7 +88,7 @@ class Recipe:
 RECIPES = {
     recipe.name: recipe
     for recipe in (
-        Recipe("pythia-nano", 2, 128, 4, 8192, 256, 4, 768, 128, 2e-3),
+        Recipe("pythia-nano", 2, 128, 4, 8192, 256, 4, 768, 128, 4e-3),
         Recipe("pythia-micro", 6, 256, 8, 16384, 256, 16, 2048, 256, 1e-3),
         Recipe("pythia-mini", 6, 512, 8, 50304, 512, 64, 2048, 256, 1e-3),
     )
