@@ -1,0 +1,411 @@
+"""Pruning: how many dimensions of the output embedding can go (section 4, claim C6).
+
+Every method that needs no training is a change of basis. A `Basis` writes a hidden state as d
+coordinates, h = mean + sum_i decode[:, i] (encode[i] . (h - mean)), in the order in which they
+go. Removing the first m of them leaves logits of rank d - m, and the next level only subtracts a
+few more columns: a sweep over levels costs one product with E, not one a level.
+
+- zero (paper): plain dimensions, mean 0
+- mean: plain dimensions that stay at their mean
+- compensated: a removed dimension is predicted from the kept ones by least squares
+- rotated: the directions that carry least, in the metrics of E and of the hidden states
+
+All divergences are in nats, from the intact model's distribution P to the pruned one's Q.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probenc_support.errors import InputError
+from probenc_support.regression import Interval
+
+_CHUNK_BYTES = {"cpu": 24e6, "cuda": 1e9}
+
+
+# ---------------------------------------------------------------------------------------- orders
+
+
+def ascending(score: Tensor) -> Tensor:
+    """[d] int64: dimensions from the one that goes first (smallest score [d]) to the last."""
+    return torch.argsort(torch.as_tensor(score), stable=True).cpu()
+
+
+def random_order(d: int, *, seed: int) -> Tensor:
+    """[d] int64: the dimensions in random order."""
+    return torch.randperm(d, generator=torch.Generator().manual_seed(seed))
+
+
+def slope_scores(slopes: Tensor) -> Tensor:
+    """[d] |A_i|, the paper's score."""
+    return torch.as_tensor(slopes).abs()
+
+
+def standardised_scores(slopes: Tensor, E: Tensor) -> Tensor:
+    """[d] |A_i| sd(E_i): nats of -log a that one standard deviation of the dimension carries."""
+    return torch.as_tensor(slopes).abs() * E.double().std(dim=0).cpu()
+
+
+def wanda_scores(E: Tensor, h: Tensor) -> Tensor:
+    """[d] rms(h_i) sd(E_i): size of a dimension's part of the logits (Sun et al. 2023).
+
+    The standard deviation stands for the norm, since a part that all tokens share moves no
+    probability. E: [V, d]; h: [N, d].
+    """
+    return h.double().square().mean(dim=0).sqrt().cpu() * E.double().std(dim=0).cpu()
+
+
+@torch.inference_mode()
+def fisher_scores(E: Tensor, b: Tensor | None, h: Tensor) -> Tensor:
+    """[d] mean_n h_ni^2 Var_{w ~ P_n}(E_wi): twice the KL of losing dimension i, to second order.
+
+    The softmax's Fisher matrix at position n is diag(p) - p p', so that KL is half the variance
+    under P_n of the change of the logits. E: [V, d]; b: [V]; h: [N, d], a sample of positions.
+    """
+    total = torch.zeros(E.shape[1], dtype=torch.float64)
+    squares = E.square()
+    for part in h.split(_chunk(E)):
+        x = part.to(E)
+        p = _logits(x, E, b).softmax(dim=1)
+        variance = (p @ squares - (p @ E).square()).clamp(min=0)
+        total += (x.square() * variance).sum(dim=0).double().cpu()
+    return total / len(h)
+
+
+# ----------------------------------------------------------------------------------------- bases
+
+
+@dataclass(frozen=True, eq=False)
+class Basis:
+    """A complete set of coordinates of hidden states, in the order in which they are removed."""
+
+    encode: Tensor
+    """[d, d] row i reads coordinate i from h - mean."""
+    decode: Tensor
+    """[d, d] column i writes coordinate i; decode @ encode is the identity."""
+    mean: Tensor
+    """[d] where removed coordinates stand."""
+    axes: Tensor | None
+    """[d] int64 plain dimensions in order of removal, if the last k coordinates of the basis are
+    functions of the last k of them; None: every coordinate reads all dimensions."""
+
+    @property
+    def d(self) -> int:
+        """Hidden size."""
+        return int(self.encode.shape[0])
+
+    def kept(self, h: Tensor, removed: int) -> Tensor:
+        """What is left of h [N, d] when the first `removed` coordinates are gone: [N, d]."""
+        encode, decode, mean = (t.to(h) for t in (self.encode, self.decode, self.mean))
+        return mean + (h - mean) @ encode[removed:].T @ decode[:, removed:].T
+
+
+def zero_basis(order: Tensor) -> Basis:
+    """The paper's: dimensions are set to zero in `order` [d]."""
+    identity = torch.eye(len(order), dtype=torch.float64)
+    return Basis(identity[order], identity[:, order], torch.zeros(len(order)).double(), order)
+
+
+def mean_basis(order: Tensor, h: Tensor) -> Basis:
+    """Dimensions are set to the mean of h [N, d] in `order` [d]: a constant in the head's bias."""
+    identity = torch.eye(len(order), dtype=torch.float64)
+    return Basis(identity[order], identity[:, order], h.double().mean(dim=0).cpu(), order)
+
+
+def compensated_basis(order: Tensor, h: Tensor, *, ridge: float = 1e-6) -> Basis:
+    """Removed dimensions are replaced by their least-squares prediction from the kept ones.
+
+    Coordinate i is what dimension order[i] adds to the dimensions after it: with the covariance of
+    h [N, d] in reverse order factored as L D L' (L unit lower triangular), h = L u, and dropping
+    the last entries of u leaves E[h | kept]. One factorisation serves all levels, exactly.
+    `ridge` is in units of the mean variance.
+    """
+    mean, cov = _moments(h, ridge)
+    back = order.flip(0)
+    factor = torch.linalg.cholesky(cov[back][:, back])
+    unit = factor / factor.diagonal()
+    decode = torch.zeros_like(cov)
+    decode[back] = unit
+    encode = torch.zeros_like(cov)
+    encode[:, back] = torch.linalg.inv(unit)
+    return Basis(encode.flip(0), decode.flip(1), mean, order)
+
+
+def rotated_basis(E: Tensor, h: Tensor, weights: Tensor, *, ridge: float = 1e-6) -> Basis:
+    """The basis whose last k coordinates minimise the weighted squared error of the logits.
+
+    Minimises mean_n sum_w weights_w ((E_w - E_mean) . (h_n - kept(h_n)))^2 over all maps of rank k,
+    for every k at once: the singular vectors of sqrt(weights) (E - E_mean) cov(h)^(1/2).
+
+    E: [V, d]; h: [N, d]; weights: [V], not negative: for instance a power of a.
+    """
+    mean, cov = _moments(h, ridge)
+    values, vectors = torch.linalg.eigh(cov)
+    root = (vectors * values.sqrt()) @ vectors.T
+    inverse = (vectors / values.sqrt()) @ vectors.T
+    _, rotation = torch.linalg.eigh(root @ token_metric(E, weights) @ root)
+    return Basis(rotation.T @ inverse, root @ rotation, mean, None)
+
+
+def token_metric(E: Tensor, weights: Tensor) -> Tensor:
+    """[d, d] float64 weighted covariance of the rows of E [V, d], weights [V] of any sum."""
+    share = (weights / weights.sum()).to(E)
+    centred = E - share @ E
+    return (centred.T @ (centred * share[:, None])).double().cpu()
+
+
+def power_weights(log_a: Tensor, power: float) -> Tensor:
+    """[V] float64 a^power, up to a factor: 0 counts all tokens alike, 1 counts occurrences."""
+    return torch.softmax(power * log_a.double(), dim=0)
+
+
+def _moments(h: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+    """Mean [d] and covariance [d, d] of h [N, d] in float64; a ridge keeps it invertible."""
+    wide = h.double().cpu()
+    mean = wide.mean(dim=0)
+    centred = wide - mean
+    cov = centred.T @ centred / len(h)
+    floor = ridge * float(cov.diagonal().mean()) or ridge
+    return mean, cov + floor * torch.eye(len(cov), dtype=torch.float64)
+
+
+def levels(shares: Sequence[float], d: int) -> list[int]:
+    """How many of d dimensions each share removes, rounded.
+
+    Raises:
+        InputError: a share lies outside 0 to 1, or removes all dimensions, or they do not ascend.
+    """
+    for share in shares:
+        if not 0 <= share <= 1:
+            raise InputError(f"A share of {share} cannot be removed; give shares from 0 up to 1.")
+        if round(share * d) >= d:
+            raise InputError(
+                f"A share of {share} removes all {d} dimensions, which leaves no model; give a "
+                f"share of {(d - 1) / d:.3f} or less."
+            )
+    if list(shares) != sorted(shares):
+        raise InputError("The shares to remove must ascend; sort them.")
+    return [round(share * d) for share in shares]
+
+
+# ----------------------------------------------------------------------------------- divergences
+
+
+@dataclass(frozen=True, eq=False)
+class Divergences:
+    """How far pruned heads are from the intact one, at every level [L] and position [N]."""
+
+    kl: Tensor
+    """[L, N] KL(P || Q) in nats, at least 0 up to rounding."""
+    js: Tensor
+    """[L, N] Jensen-Shannon divergence in nats, 0 to log 2, symmetric."""
+    same_top: Tensor
+    """[L, N] bool: whether the most probable token is still the same."""
+    nll: Tensor
+    """[L, N] loss of the next token in nats, NaN where there is none."""
+    nll_intact: Tensor
+    """[N] loss of the next token of the intact head, NaN where there is none."""
+    top: Tensor
+    """[N] int64 the intact head's most probable token."""
+
+    @property
+    def nll_increase(self) -> Tensor:
+        """[L, N] loss of the next token above the intact head's, in nats; may be negative."""
+        return self.nll - self.nll_intact
+
+    def at(self, level: int) -> "Divergences":
+        """One level, as a sweep of its own."""
+        rows = slice(level, level + 1) if level != -1 else slice(-1, None)
+        return Divergences(
+            self.kl[rows], self.js[rows], self.same_top[rows], self.nll[rows],
+            self.nll_intact, self.top,
+        )  # fmt: skip
+
+
+def block_interval(
+    values: Tensor, block: Tensor, *, n_replicates: int = 1000, seed: int = 0
+) -> Interval:
+    """Mean of values [N] with its interval over draws of blocks of text; NaN values are left out.
+
+    Positions of one block share a text, so that blocks, not positions, are drawn. block: [N].
+    """
+    known = ~torch.isnan(values.double())
+    index = torch.unique(block[known], return_inverse=True)[1].numpy()
+    sums = np.bincount(index, weights=values[known].double().numpy())
+    counts = np.bincount(index)
+    draws = np.random.default_rng(seed).integers(len(sums), size=(n_replicates, len(sums)))
+    replicates = sums[draws].sum(axis=1) / counts[draws].sum(axis=1)
+    return Interval.of(float(sums.sum() / counts.sum()), replicates)
+
+
+class _Intact:
+    """The intact head's distribution P over a chunk of positions, to compare others with."""
+
+    def __init__(self, logits: Tensor, targets: Tensor | None) -> None:
+        top, self.top = logits.max(dim=1)
+        self.p = (logits - top[:, None]).exp_()
+        mass = self.p.sum(dim=1)
+        self.p /= mass[:, None]
+        self.z = top + mass.log()
+        self.logits = logits
+        self.mean_logit = torch.linalg.vecdot(self.p, logits)
+        self.targets = targets
+        self.nll = self._nll(logits, self.z)
+
+    def _nll(self, logits: Tensor, z: Tensor) -> Tensor:
+        if self.targets is None:
+            return torch.full_like(z, torch.nan)
+        known = self.targets.clamp(min=0)[:, None]
+        loss = z - logits.gather(1, known)[:, 0]
+        return torch.where(self.targets >= 0, loss, torch.nan)
+
+    def against(self, logits: Tensor, work: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """KL, JS, same top token, next token's loss of other logits [n, V]; `work` is scratch.
+
+        JS is H((P + Q) / 2) - H(P) / 2 - H(Q) / 2, with H(P) = z - mean logit under P.
+        """
+        top, which = logits.max(dim=1)
+        q = torch.sub(logits, top[:, None], out=work).exp_()
+        mass = q.sum(dim=1)
+        z = top + mass.log()
+        kl = self.mean_logit - torch.linalg.vecdot(self.p, logits) + z - self.z
+        q /= mass[:, None]
+        entropies = z - torch.linalg.vecdot(q, logits) + self.z - self.mean_logit
+        mixed = q.add_(self.p).mul_(0.5)
+        mixed_entropy = -torch.linalg.vecdot(mixed, mixed.clamp(min=1e-30).log_())
+        js = mixed_entropy - 0.5 * entropies
+        return kl, js, which == self.top, self._nll(logits, z)
+
+
+def _logits(h: Tensor, E: Tensor, b: Tensor | None) -> Tensor:
+    return h @ E.T if b is None else torch.addmm(b, h, E.T)
+
+
+def _chunk(E: Tensor) -> int:
+    """Positions whose logits fill a buffer of the wanted size."""
+    size = _CHUNK_BYTES.get(E.device.type, 24e6)
+    return max(8, int(size / (E.shape[0] * E.element_size())))
+
+
+Levels = Callable[[Tensor, Tensor], Iterator[Tensor]]
+"""From a chunk's h [n, d] and intact logits [n, V] to the logits of each level in turn."""
+
+
+@torch.inference_mode()
+def _compare(
+    E: Tensor, b: Tensor | None, h: Tensor, targets: Tensor | None, levels_of: Levels, chunk: int
+) -> Divergences:
+    """Streams positions: memory is bounded by chunk x V, whatever the number of positions."""
+    parts = []
+    step = chunk or _chunk(E)
+    for start in range(0, len(h), step):
+        x = h[start : start + step].to(E)
+        goal = None if targets is None else targets[start : start + step].to(E.device)
+        intact = _Intact(_logits(x, E, b), goal)
+        work = torch.empty_like(intact.p)
+        found = [intact.against(logits, work) for logits in levels_of(x, intact.logits)]
+        columns = [torch.stack(column) for column in zip(*found, strict=True)]
+        parts.append([t.cpu() for t in (*columns, intact.nll, intact.top)])
+    return Divergences(*(torch.cat(column, dim=-1) for column in zip(*parts, strict=True)))
+
+
+def sweep(
+    E: Tensor,
+    b: Tensor | None,
+    basis: Basis,
+    h: Tensor,
+    removed: Sequence[int],
+    *,
+    targets: Tensor | None = None,
+    chunk: int = 0,
+) -> Divergences:
+    """Divergences at every level of removal, each level's logits made from the level before.
+
+    logits_{k+1} = logits_k - coordinates[:, S] (E decode[:, S])', S the coordinates that go.
+
+    Args:
+        E: [V, d]; b: [V] or None; h: [N, d] positions to evaluate on.
+        removed: ascending numbers of coordinates to remove, each from 0 to d - 1.
+        targets: [N] int64 next tokens, -1 where there is none.
+        chunk: positions at a time; 0: as many as fit a small buffer.
+
+    Raises:
+        InputError: a level removes all coordinates, or levels do not ascend.
+    """
+    counts = list(removed)
+    levels([m / basis.d for m in counts], basis.d)
+    encode, mean = basis.encode.to(E), basis.mean.to(E)
+    columns = _decoded(E, basis, max(counts, default=0))
+
+    def levels_of(x: Tensor, intact: Tensor) -> Iterator[Tensor]:
+        codes = (x - mean) @ encode.T
+        logits, before = intact.clone(), 0
+        for count in counts:
+            if count > before:
+                logits.addmm_(codes[:, before:count], columns[before:count], alpha=-1)
+            before = count
+            yield logits
+
+    return _compare(E, b, h, targets, levels_of, chunk)
+
+
+def _decoded(E: Tensor, basis: Basis, count: int) -> Tensor:
+    """[count, V]: what the first coordinates add to the logits."""
+    plain = basis.axes is not None and torch.equal(
+        basis.decode, torch.eye(basis.d, dtype=basis.decode.dtype)[:, basis.axes]
+    )
+    if plain and basis.axes is not None:
+        return E.T[basis.axes[:count].to(E.device)]
+    return basis.decode[:, :count].to(E).T @ E.T
+
+
+def evaluate(
+    E: Tensor,
+    b: Tensor | None,
+    head: Callable[[Tensor], Tensor],
+    h: Tensor,
+    *,
+    targets: Tensor | None = None,
+    chunk: int = 0,
+) -> Divergences:
+    """Divergences of any other head, a function from h [n, d] to logits [n, V]; one level.
+
+    Arguments as for `sweep`.
+    """
+    return _compare(E, b, h, targets, lambda x, _: iter([head(x)]), chunk)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The power of a that weighs tokens best in `rotated_basis`, judged on held-out positions."""
+
+    power: float
+    """The power chosen."""
+    basis: Basis
+    """Its basis."""
+    kl: dict[float, float]
+    """Mean KL on the held-out positions by power, nats."""
+
+
+def choose_power(
+    E: Tensor,
+    b: Tensor | None,
+    log_a: Tensor,
+    h: Tensor,
+    held_out: Tensor,
+    *,
+    removed: int,
+    powers: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
+) -> Choice:
+    """Chooses the weights of `rotated_basis` by the KL at one level, on positions not fitted.
+
+    E: [V, d]; log_a: [V]; h: [N, d] to fit on; held_out: [M, d].
+    """
+    bases = {p: rotated_basis(E, h, power_weights(log_a, p)) for p in powers}
+    kl = {p: float(sweep(E, b, s, held_out, [removed]).kl.mean()) for p, s in bases.items()}
+    best = min(kl, key=lambda p: (kl[p] if math.isfinite(kl[p]) else math.inf, p))
+    return Choice(best, bases[best], kl)
