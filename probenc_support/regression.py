@@ -251,9 +251,14 @@ class Design:
         intercepts = mean - self.mean @ slopes
         return ManyFits(_numpy(slopes), _numpy(intercepts), r2, adjusted(r2, self.n, self.d))
 
-    def cross(self, Y: Matrix) -> Array:
-        """[d, m] (E - mean)' (Y - mean of Y) over the rows that take part, for Y [n_rows, m]."""
-        return _numpy(self._cross(self._centred(self._targets(Y))[0]))
+    def moments(self, Y: Matrix) -> tuple[Array, Array]:
+        """(E - mean)'(Y - mean) [d, m] and total sums of squares [m], for Y [n_rows, m].
+
+        Raises:
+            InputError: as `fit`.
+        """
+        centred, _ = self._centred(self._targets(Y))
+        return _numpy(self._cross(centred)), _numpy(centred.square().sum(0))
 
     def inverse(self) -> Tensor:
         """[d, d] inverse of `gram`: the covariance of the slopes per unit of residual variance."""
