@@ -6,27 +6,23 @@ E. Beside it stand the distances of all parameters from their final values, and 
 on text: its loss, and how far its predictions are from the frequencies alone.
 """
 
-import json
 import math
 import re
-import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from io import BytesIO
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import cast
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load as load_safetensors
 from scipy import stats
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from probenc_support import corpora, models, training
+from probenc_support.checkpoints import HEADS, INPUTS, TrainingRun
 from probenc_support.corpora import TokenBlocks
 from probenc_support.errors import InputError
 from probenc_support.inference import Detection, detect
@@ -39,246 +35,7 @@ EMBEDDING = "output embedding"
 BODY = "all other parameters"
 WHOLE = "all parameters"
 
-_HEADS = ("lm_head.weight", "embed_out.weight", "output.weight", "head.weight")
-_INPUTS = ("embed_in.weight", "embed_tokens.weight", "wte.weight")
 _LAYER = re.compile(r"\b(?:layers|h|blocks|layer)\.(\d+)\.")
-_BUFFERS = re.compile(r"(masked_bias|inv_freq|attention\.bias|attn\.bias)$")
-
-
-# ------------------------------------------------------------------------------------ checkpoints
-
-
-@dataclass(frozen=True)
-class TrainingRun:
-    """A model with the checkpoints of its training, here or on the hub."""
-
-    name: str
-    """Short, for legends."""
-    source: str
-    """Folder with one subfolder a revision, or hub id."""
-    revisions: dict[int, str]
-    """Revision of each step, in order of the steps."""
-    local: bool
-
-    @property
-    def steps(self) -> list[int]:
-        """Steps, ascending."""
-        return list(self.revisions)
-
-    def folder(self, step: int) -> Path:
-        """Folder with the whole checkpoint, downloaded if need be."""
-        return models.fetch(self.source, revision=self.revisions[step])
-
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer of the last checkpoint.
-
-        Raises:
-            InputError: there is none beside the weights.
-        """
-        from transformers import AutoTokenizer
-
-        last = self.revisions[self.steps[-1]]
-        folder = (
-            Path(self.source) / last
-            if self.local
-            else models.download(self.source, last, models.CONFIG_PATTERNS)
-        )
-        try:
-            with models.quiet():
-                return cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(folder))
-        except Exception as error:
-            raise InputError(f"{folder} holds no tokenizer that can be read.") from error
-
-    def load(self, step: int, *, device: str = "auto", dtype: str = "auto") -> models.LanguageModel:
-        """The model as it was at a step."""
-        return models.load(self.source, revision=self.revisions[step], device=device, dtype=dtype)
-
-    def weights(self, step: int) -> dict[str, Tensor]:
-        """All trained tensors of a checkpoint by name, float32; buffers are left out."""
-        found: dict[str, Tensor] = {}
-        for path in models.weight_files(self.folder(step)):
-            found |= {name: tensor.float() for name, tensor in _tensors(path)}
-        if not found:
-            raise InputError(f"{self.name} has no weights at step {step}.")
-        return found
-
-    def embedding(self, step: int) -> Tensor:
-        """E [V, d] of a checkpoint, float32; of a safetensors file, only its bytes are fetched."""
-        if not self.local:
-            return _hub_embedding(self.source, self.revisions[step])
-        for path in models.weight_files(self.folder(step)):
-            if path.suffix == ".safetensors":
-                with path.open("rb") as stream:
-                    if (found := read_embedding(stream)) is not None:
-                        return found
-        return head_of(self.weights(step))
-
-    def select(self, steps: Iterable[int]) -> "TrainingRun":
-        """The same run with some of its checkpoints only."""
-        wanted = set(steps)
-        kept = {step: name for step, name in self.revisions.items() if step in wanted}
-        return TrainingRun(self.name, self.source, kept, self.local)
-
-
-def training_run(name: str, *, seed: int = 0, device: str = "auto") -> TrainingRun:
-    """The checkpoints of a model: trained here, in a folder, or on the hub.
-
-    Args:
-        name: roster name, hub id, or folder whose subfolders are revisions (`step0`, `step1`, ...).
-        seed: of models that are trained here; others have the run that they have.
-
-    Raises:
-        InputError: no such model, or it has fewer than three checkpoints.
-    """
-    entry = models.ROSTER.get(name)
-    source = entry.source if entry else name
-    path = Path(name).expanduser()
-    if source.startswith("trained:"):
-        path = training.trained(source.partition(":")[2], seed=seed, device=device)
-        return _run(f"{name}, seed {seed}", str(path), models.revisions(path), local=True)
-    if path.is_dir():
-        return _run(path.resolve().name, str(path), models.revisions(path), local=True)
-    if entry is None and "/" not in name:
-        models.fetch(name)
-    return _run(name, source, _hub_revisions(source), local=False)
-
-
-def _run(name: str, source: str, revisions: Sequence[str], *, local: bool) -> TrainingRun:
-    by_step: dict[int, str] = {}
-    for revision in revisions:
-        if found := re.search(r"step[-_]?(\d+)", revision):
-            by_step.setdefault(int(found[1]), revision)
-    if len(by_step) < 3:
-        raise InputError(
-            f"{name} has {len(by_step)} checkpoints named step<n>, and training dynamics need "
-            "three or more: name a model that is trained here (pythia-nano), a Pythia or OLMo "
-            "model of the hub, or a folder with one subfolder for each step."
-        )
-    return TrainingRun(name, source, dict(sorted(by_step.items())), local)
-
-
-def _hub_revisions(hub_id: str) -> list[str]:
-    from huggingface_hub import HfApi
-
-    try:
-        refs = HfApi().list_repo_refs(hub_id)
-    except Exception as error:
-        raise InputError(models.hub_message(error, hub_id, "")) from error
-    # A run in several stages counts its steps anew in each: the first stage is the long one.
-    names = [branch.name for branch in refs.branches]
-    return [name for name in names if name.startswith("stage1-")] or names
-
-
-def choose_steps(run: TrainingRun, wanted: str = "auto", *, most: int = 24) -> TrainingRun:
-    """A run with the checkpoints that are wanted.
-
-    Args:
-        wanted: `all`; `auto` (all, or about `most` at equal ratios where there are more); or
-            steps, such as `0,1,64,512`.
-
-    Raises:
-        InputError: no such step, fewer than three, or something else than steps.
-    """
-    if wanted == "all" or (wanted == "auto" and len(run.steps) <= most):
-        return run
-    if wanted == "auto":
-        marks = np.geomspace(1, run.steps[-1] + 1, most) - 1
-        steps = np.array(run.steps)
-        return run.select({int(steps[np.abs(steps - mark).argmin()]) for mark in marks})
-    try:
-        steps_wanted = {int(part) for part in wanted.split(",")}
-    except ValueError:
-        raise InputError(
-            f"checkpoints is {wanted!r}; give auto, all, or steps such as 0,1,64,512."
-        ) from None
-    if missing := sorted(steps_wanted - set(run.steps)):
-        raise InputError(
-            f"{run.name} has no checkpoint at step {missing[0]}; it has "
-            f"{', '.join(map(str, run.steps[:20]))}{', ...' if len(run.steps) > 20 else ''}."
-        )
-    if len(steps_wanted) < 3:
-        raise InputError("Training dynamics need three checkpoints or more.")
-    return run.select(steps_wanted)
-
-
-# ------------------------------------------------------------------------------- reading of tensors
-
-
-def _tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
-    """Trained tensors of a weight file, one by one."""
-    try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118
-                    if not _BUFFERS.search(name):
-                        yield name, file.get_tensor(name)
-        else:
-            state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-            yield from ((name, t) for name, t in state.items() if not _BUFFERS.search(name))
-    except (SafetensorError, RuntimeError, OSError) as error:
-        raise InputError(
-            f"{path} is damaged or incomplete: remove its folder and fetch it again."
-        ) from error
-
-
-def head_of(tensors: dict[str, Tensor]) -> Tensor:
-    """E [V, d] among the tensors of a checkpoint: the head, or the tied input embedding.
-
-    Raises:
-        InputError: neither is there.
-    """
-    for endings in (_HEADS, _INPUTS):
-        for name, tensor in tensors.items():
-            if name.endswith(endings):
-                return tensor.float()
-    raise InputError(f"No output embedding among the tensors {', '.join(list(tensors)[:5])}, ...")
-
-
-def read_embedding(stream: BinaryIO) -> Tensor | None:
-    """E [V, d] float32 out of an open safetensors file; only the header and its bytes are read.
-
-    Args:
-        stream: any seekable binary file, for instance one of the hub that fetches ranges.
-
-    Returns:
-        None where the file holds no output embedding (a shard of several).
-    """
-    (length,) = struct.unpack("<Q", stream.read(8))
-    header: dict[str, Any] = json.loads(stream.read(length))
-    header.pop("__metadata__", None)
-    for endings in (_HEADS, _INPUTS):
-        for name, entry in header.items():
-            if name.endswith(endings):
-                start, stop = entry["data_offsets"]
-                stream.seek(8 + length + start)
-                return _decode(name, entry, stream.read(stop - start))
-    return None
-
-
-def _decode(name: str, entry: dict[str, Any], data: bytes) -> Tensor:
-    """One tensor of a safetensors file, by a file of one tensor in memory."""
-    alone = json.dumps({name: {**entry, "data_offsets": [0, len(data)]}}).encode()
-    buffer = BytesIO()
-    buffer.write(struct.pack("<Q", len(alone)) + alone + data)
-    return load_safetensors(buffer.getvalue())[name].float()
-
-
-def _hub_embedding(hub_id: str, revision: str) -> Tensor:
-    from huggingface_hub import HfFileSystem
-
-    try:
-        files = HfFileSystem()
-        root = f"{hub_id}@{revision}"
-        paths = sorted(files.glob(f"{root}/*.safetensors"))
-        for path in paths:
-            with files.open(path, "rb", block_size=2**20) as stream:
-                if (found := read_embedding(stream)) is not None:
-                    return found
-    except Exception as error:
-        raise InputError(models.hub_message(error, hub_id, revision)) from error
-    # An early checkpoint may exist as a pickle only, of which no part can be had.
-    folder = models.fetch(hub_id, revision=revision)
-    return head_of({n: t for f in models.weight_files(folder) for n, t in _tensors(f)})
 
 
 # -------------------------------------------------------------------------------------- frequencies
@@ -378,11 +135,11 @@ class FrequencyFit:
     step: int
     fit: LinearFit
     spearman: float
-    """Rank correlation of fitted and true values."""
+    """Rank correlation of the true values with those fitted without the token (five folds)."""
     r2_adj_shuffled: Array
     """[n_shuffles] adjusted R^2 for counts in random order: the control."""
     predicted: NDArray[np.float32]
-    """[n_seen] fitted values, in nats."""
+    """[n_seen] fitted values, in nats, of the fit to all tokens."""
 
 
 def fit_frequency(
@@ -397,16 +154,41 @@ def fit_frequency(
     design = Design.of(rows)
     y = frequencies.y
     fit = design.fit(y)
-    predicted = fit.predict(rows)
     rng = np.random.default_rng(seed)
     shuffled = np.stack([rng.permutation(y) for _ in range(n_shuffles)], axis=1)
     return FrequencyFit(
         step=step,
         fit=fit,
-        spearman=float(stats.spearmanr(predicted, y).statistic),
+        spearman=float(stats.spearmanr(_out_of_fold(design, y, seed), y).statistic),
         r2_adj_shuffled=design.fit_many(shuffled).r2_adj,
-        predicted=predicted.astype(np.float32),
+        predicted=fit.predict(rows).astype(np.float32),
     )
+
+
+def _out_of_fold(design: Design, y: Array, seed: int, n_folds: int = 5) -> Array:
+    """[n] values of each token as fitted to the other folds: free of the optimism of d slopes."""
+    fitted = np.empty_like(y)
+    for fold in np.array_split(np.random.default_rng(seed).permutation(len(y)), n_folds):
+        rest = design.without(fold).fit_many(y)
+        rows = design.E[torch.from_numpy(fold)].double().cpu().numpy()
+        fitted[fold] = rows @ rest.slopes[:, 0] + rest.intercepts[0]
+    return fitted
+
+
+def straight_line(
+    first: Tensor, final: Tensor, frequencies: Frequencies, *, n: int = 21
+) -> pd.DataFrame:
+    """The frequency fit along the straight line from the first E [V, d] to the final one.
+
+    A control for the measure itself: R^2 depends on the direction of what was learnt more than on
+    its size, so it rises early on any path. Only where training is ahead of this line has frequency
+    come before the rest of E. Columns: distance (1 to 0, as `Convergence.distance`), r2_adj.
+    """
+    shares = np.linspace(0.0, 1.0, n)
+    y, tokens = frequencies.y, torch.from_numpy(frequencies.tokens)
+    first, final = first[tokens].double(), final[tokens].double()
+    r2_adj = [Design.of(first + s * (final - first)).fit_many(y).r2_adj[0] for s in shares]
+    return pd.DataFrame({"distance": 1.0 - shares, "r2_adj": r2_adj})
 
 
 def bootstrap_r2_adj(
@@ -433,11 +215,11 @@ def bootstrap_r2_adj(
 
 def group_of(name: str, *, tied: bool = False) -> str:
     """Which part of the model a tensor belongs to: input embedding, a layer, final norm, or E."""
-    if name.endswith(_HEADS) or (tied and name.endswith(_INPUTS)):
+    if name.endswith(HEADS) or (tied and name.endswith(INPUTS)):
         return EMBEDDING
     if found := _LAYER.search(name):
         return f"layer {int(found[1]) + 1}"
-    if name.endswith(_INPUTS) or re.search(r"\b(wpe|position|embed_)", name):
+    if name.endswith(INPUTS) or re.search(r"\b(wpe|position|embed_)", name):
         return "input embedding"
     return "final norm" if re.search(r"norm|ln_f", name) else "other"
 
@@ -474,12 +256,12 @@ class Convergence:
         return cast(Array, np.sqrt(draws / draws[:, :1]))
 
 
-def convergence(run: TrainingRun, *, until: int | None = None) -> Convergence:
-    """Distances of the parameters from those at the last step, or at the step `until`.
+def convergence(run: TrainingRun) -> Convergence:
+    """Distances of the parameters from those at the last step of the run.
 
     Four checkpoints are in memory at a time.
     """
-    steps = [step for step in run.steps if until is None or step <= until]
+    steps = run.steps
     first, final = run.weights(steps[0]), run.weights(steps[-1])
     members = _groups(final)
     sums = {group: _Sums() for group in members}
@@ -505,7 +287,7 @@ def convergence(run: TrainingRun, *, until: int | None = None) -> Convergence:
 
 def _groups(tensors: dict[str, Tensor]) -> dict[str, list[str]]:
     """Names of the tensors of each group, groups from the input to the output."""
-    tied = not any(name.endswith(_HEADS) for name in tensors)
+    tied = not any(name.endswith(HEADS) for name in tensors)
     members: dict[str, list[str]] = {}
     for name in sorted(tensors):
         members.setdefault(group_of(name, tied=tied), []).append(name)
@@ -704,9 +486,8 @@ class Halfway:
 def halfway_of(name: str, steps: Sequence[int], curve: Array, replicates: Array) -> Halfway:
     """The half-way step of a curve [n_steps] with the interval of its replicates [B, n_steps]."""
     values = [halfway(steps, replicate) for replicate in replicates]
-    low, high = (
-        np.nanquantile(values, [0.025, 0.975]) if not np.isnan(values).all() else (math.nan,) * 2
-    )
+    known = [value for value in values if not math.isnan(value)] or [math.nan]
+    low, high = np.quantile(known, [0.025, 0.975])
     return Halfway(name, halfway(steps, curve), float(low), float(high))
 
 
@@ -810,10 +591,8 @@ class Dynamics:
         return float(np.interp(np.log1p(step), np.log1p(self.steps), fallen))
 
 
-def comes_first(
-    found: Sequence[Halfway], *, others: Sequence[str] = (LOSS, EMBEDDING, BODY)
-) -> bool:
-    """C7's rule: frequency is half-way before all the others, the intervals lying apart.
+def comes_first(found: Sequence[Halfway], others: Sequence[str] = (EMBEDDING, BODY)) -> bool:
+    """C7's rule: frequency is half-way before all the others are, and the intervals lie apart.
 
     Raises:
         InputError: one of the others was not measured.
@@ -822,6 +601,18 @@ def comes_first(
     if missing := [name for name in others if name not in by_name]:
         raise InputError(f"The half-way step of {missing[0]} was not measured.")
     return all(by_name[FREQUENCY].high < by_name[name].low for name in others)
+
+
+def stopped(found: Dynamics, step: int) -> Dynamics:
+    """The same run as if it had ended at a step: all that is said relative to the end changes."""
+    run = found.run.select(s for s in found.steps if s <= step)
+    return replace(
+        found,
+        run=run,
+        fits=[fit for fit in found.fits if fit.step <= step],
+        behaviour=[behaved for behaved in found.behaviour if behaved.step <= step],
+        convergence=convergence(run) if found.convergence else None,
+    )
 
 
 def measure(

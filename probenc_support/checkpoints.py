@@ -1,0 +1,264 @@
+"""The checkpoints of a training run: in a folder, on the hub, or of a model that is trained here.
+
+What is read is as little as will do: for the output embedding of a checkpoint on the hub, the
+bytes of that one tensor.
+"""
+
+import json
+import re
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load as load_safetensors
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from probenc_support import models, training
+from probenc_support.errors import InputError
+
+HEADS = ("lm_head.weight", "embed_out.weight", "output.weight", "head.weight")
+"""How the names of an output embedding end, in the families of the roster."""
+INPUTS = ("embed_in.weight", "embed_tokens.weight", "wte.weight")
+"""How the names of an input embedding end."""
+
+_BUFFERS = re.compile(r"(masked_bias|inv_freq|attention\.bias|attn\.bias)$")
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """A model with the checkpoints of its training, here or on the hub."""
+
+    name: str
+    """Short, for legends."""
+    source: str
+    """Folder with one subfolder a revision, or hub id."""
+    revisions: dict[int, str]
+    """Revision of each step, in order of the steps."""
+    local: bool
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps, ascending."""
+        return list(self.revisions)
+
+    def folder(self, step: int) -> Path:
+        """Folder with the whole checkpoint, downloaded if need be."""
+        return models.fetch(self.source, revision=self.revisions[step])
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer of the last checkpoint.
+
+        Raises:
+            InputError: there is none beside the weights.
+        """
+        from transformers import AutoTokenizer
+
+        last = self.revisions[self.steps[-1]]
+        folder = (
+            Path(self.source) / last
+            if self.local
+            else models.download(self.source, last, models.CONFIG_PATTERNS)
+        )
+        try:
+            with models.quiet():
+                return cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(folder))
+        except Exception as error:
+            raise InputError(f"{folder} holds no tokenizer that can be read.") from error
+
+    def load(self, step: int, *, device: str = "auto", dtype: str = "auto") -> models.LanguageModel:
+        """The model as it was at a step."""
+        return models.load(self.source, revision=self.revisions[step], device=device, dtype=dtype)
+
+    def weights(self, step: int) -> dict[str, Tensor]:
+        """All trained tensors of a checkpoint by name, float32; buffers are left out."""
+        found: dict[str, Tensor] = {}
+        for path in models.weight_files(self.folder(step)):
+            found |= {name: tensor.float() for name, tensor in _tensors(path)}
+        if not found:
+            raise InputError(f"{self.name} has no weights at step {step}.")
+        return found
+
+    def embedding(self, step: int) -> Tensor:
+        """E [V, d] of a checkpoint, float32; of a safetensors file, only its bytes are fetched."""
+        if not self.local:
+            return _hub_embedding(self.source, self.revisions[step])
+        for path in models.weight_files(self.folder(step)):
+            if path.suffix == ".safetensors":
+                with path.open("rb") as stream:
+                    if (found := read_embedding(stream)) is not None:
+                        return found
+        return head_of(self.weights(step))
+
+    def select(self, steps: Iterable[int]) -> "TrainingRun":
+        """The same run with some of its checkpoints only."""
+        wanted = set(steps)
+        kept = {step: name for step, name in self.revisions.items() if step in wanted}
+        return TrainingRun(self.name, self.source, kept, self.local)
+
+
+def training_run(name: str, *, seed: int = 0, device: str = "auto") -> TrainingRun:
+    """The checkpoints of a model: trained here, in a folder, or on the hub.
+
+    Args:
+        name: roster name, hub id, or folder whose subfolders are revisions (`step0`, `step1`, ...).
+        seed: of models that are trained here; others have the run that they have.
+
+    Raises:
+        InputError: no such model, or it has fewer than three checkpoints.
+    """
+    entry = models.ROSTER.get(name)
+    source = entry.source if entry else name
+    path = Path(name).expanduser()
+    if source.startswith("trained:"):
+        path = training.trained(source.partition(":")[2], seed=seed, device=device)
+        return _run(f"{name}, seed {seed}", str(path), models.revisions(path), local=True)
+    if path.is_dir():
+        return _run(path.resolve().name, str(path), models.revisions(path), local=True)
+    if entry is None and "/" not in name:
+        models.fetch(name)
+    return _run(name, source, _hub_revisions(source), local=False)
+
+
+def _run(name: str, source: str, revisions: Sequence[str], *, local: bool) -> TrainingRun:
+    by_step: dict[int, str] = {}
+    for revision in revisions:
+        if found := re.search(r"step[-_]?(\d+)", revision):
+            by_step.setdefault(int(found[1]), revision)
+    if len(by_step) < 3:
+        raise InputError(
+            f"{name} has {len(by_step)} checkpoints named step<n>, and training dynamics need "
+            "three or more: name a model that is trained here (pythia-nano), a Pythia or OLMo "
+            "model of the hub, or a folder with one subfolder for each step."
+        )
+    return TrainingRun(name, source, dict(sorted(by_step.items())), local)
+
+
+def _hub_revisions(hub_id: str) -> list[str]:
+    from huggingface_hub import HfApi
+
+    try:
+        refs = HfApi().list_repo_refs(hub_id)
+    except Exception as error:
+        raise InputError(models.hub_message(error, hub_id, "")) from error
+    # A run in several stages counts its steps anew in each: the first stage is the long one.
+    names = [branch.name for branch in refs.branches]
+    return [name for name in names if name.startswith("stage1-")] or names
+
+
+def choose_steps(run: TrainingRun, wanted: str = "auto", *, most: int = 24) -> TrainingRun:
+    """A run with the checkpoints that are wanted.
+
+    Args:
+        wanted: `all`; `auto` (all, or about `most` at equal ratios where there are more); or
+            steps, such as `0,1,64,512`.
+
+    Raises:
+        InputError: no such step, fewer than three, or something else than steps.
+    """
+    if wanted == "all" or (wanted == "auto" and len(run.steps) <= most):
+        return run
+    if wanted == "auto":
+        marks = np.geomspace(1, run.steps[-1] + 1, most) - 1
+        steps = np.array(run.steps)
+        return run.select({int(steps[np.abs(steps - mark).argmin()]) for mark in marks})
+    try:
+        steps_wanted = {int(part) for part in wanted.split(",")}
+    except ValueError:
+        raise InputError(
+            f"checkpoints is {wanted!r}; give auto, all, or steps such as 0,1,64,512."
+        ) from None
+    if missing := sorted(steps_wanted - set(run.steps)):
+        raise InputError(
+            f"{run.name} has no checkpoint at step {missing[0]}; it has "
+            f"{', '.join(map(str, run.steps[:20]))}{', ...' if len(run.steps) > 20 else ''}."
+        )
+    if len(steps_wanted) < 3:
+        raise InputError("Training dynamics need three checkpoints or more.")
+    return run.select(steps_wanted)
+
+
+# ------------------------------------------------------------------------------- reading of tensors
+
+
+def _tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """Trained tensors of a weight file, one by one."""
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118
+                    if not _BUFFERS.search(name):
+                        yield name, file.get_tensor(name)
+        else:
+            state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+            yield from ((name, t) for name, t in state.items() if not _BUFFERS.search(name))
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise InputError(
+            f"{path} is damaged or incomplete: remove its folder and fetch it again."
+        ) from error
+
+
+def head_of(tensors: dict[str, Tensor]) -> Tensor:
+    """E [V, d] among the tensors of a checkpoint: the head, or the tied input embedding.
+
+    Raises:
+        InputError: neither is there.
+    """
+    for endings in (HEADS, INPUTS):
+        for name, tensor in tensors.items():
+            if name.endswith(endings):
+                return tensor.float()
+    raise InputError(f"No output embedding among the tensors {', '.join(list(tensors)[:5])}, ...")
+
+
+def read_embedding(stream: BinaryIO) -> Tensor | None:
+    """E [V, d] float32 out of an open safetensors file; only the header and its bytes are read.
+
+    Args:
+        stream: any seekable binary file, for instance one of the hub that fetches ranges.
+
+    Returns:
+        None where the file holds no output embedding (a shard of several).
+    """
+    (length,) = struct.unpack("<Q", stream.read(8))
+    header: dict[str, Any] = json.loads(stream.read(length))
+    header.pop("__metadata__", None)
+    for endings in (HEADS, INPUTS):
+        for name, entry in header.items():
+            if name.endswith(endings):
+                start, stop = entry["data_offsets"]
+                stream.seek(8 + length + start)
+                return _decode(name, entry, stream.read(stop - start))
+    return None
+
+
+def _decode(name: str, entry: dict[str, Any], data: bytes) -> Tensor:
+    """One tensor of a safetensors file, by a file of one tensor in memory."""
+    alone = json.dumps({name: {**entry, "data_offsets": [0, len(data)]}}).encode()
+    buffer = BytesIO()
+    buffer.write(struct.pack("<Q", len(alone)) + alone + data)
+    return load_safetensors(buffer.getvalue())[name].float()
+
+
+def _hub_embedding(hub_id: str, revision: str) -> Tensor:
+    from huggingface_hub import HfFileSystem
+
+    try:
+        files = HfFileSystem()
+        root = f"{hub_id}@{revision}"
+        paths = sorted(files.glob(f"{root}/*.safetensors"))
+        for path in paths:
+            with files.open(path, "rb", block_size=2**20) as stream:
+                if (found := read_embedding(stream)) is not None:
+                    return found
+    except Exception as error:
+        raise InputError(models.hub_message(error, hub_id, revision)) from error
+    # An early checkpoint may exist as a pickle only, of which no part can be had.
+    folder = models.fetch(hub_id, revision=revision)
+    return head_of({n: t for f in models.weight_files(folder) for n, t in _tensors(f)})
