@@ -339,7 +339,7 @@ class _Plan:
         self.progress.advance(rows.numel() * self.length)
         part["seconds"] = torch.tensor(time.perf_counter() - started, dtype=torch.float64)
         part["peak_memory_mb"] = torch.tensor(peak_memory_mb(self.lm.device), dtype=torch.float64)
-        return part
+        return {name: value.contiguous() for name, value in part.items()}
 
     @property
     def _batch(self) -> int:

@@ -1,0 +1,299 @@
+"""The pass against brute force over the model's own logits; cache, resuming, locking."""
+
+import dataclasses
+import math
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from probenc_support import corpora, inference, theory
+from probenc_support.errors import InputError
+from probenc_support.inference import HeadSums, detect
+
+
+def _blocks(lm: Any, n_blocks: int = 8, length: int = 16) -> corpora.TokenBlocks:
+    ids = lm.tokenizer(tiny.prose())["input_ids"][: n_blocks * length]
+    return corpora.from_ids(torch.tensor(ids).reshape(n_blocks, length), corpus="prose")
+
+
+def _brute_force(lm: Any, blocks: corpora.TokenBlocks) -> torch.Tensor:
+    """[N, V] log-probabilities, one block at a time, from the model's own logits."""
+    with torch.inference_mode():
+        logits = [lm.model(row[None]).logits[0].double() for row in blocks.ids]
+    return torch.log_softmax(torch.cat(logits), dim=-1)
+
+
+def test_pass_equals_brute_force_on_every_head_style(tiny_lm: Any) -> None:
+    blocks = _blocks(tiny_lm)
+    found = detect(tiny_lm, blocks, cache=False, progress=False)
+    log_p = _brute_force(tiny_lm, blocks)
+    N = len(log_p)
+    torch.testing.assert_close(
+        found.log_a, torch.logsumexp(log_p, 0) - math.log(N), rtol=0, atol=1e-5
+    )
+    torch.testing.assert_close(found.mean_log_p, log_p.mean(0), rtol=0, atol=1e-5)
+    known = found.targets >= 0
+    expected = log_p[torch.arange(N)[known], found.targets[known]]
+    torch.testing.assert_close(found.target_log_p[known], expected, rtol=0, atol=1e-5)
+    assert found.perplexity == pytest.approx(math.exp(-expected.mean()), rel=1e-5)
+    assert int((~known).sum()) == len(blocks.ids)
+
+
+def test_hidden_states_and_log_partition_give_every_log_probability(tiny_lm: Any) -> None:
+    blocks = _blocks(tiny_lm)
+    found = detect(tiny_lm, blocks, cache=False, progress=False)
+    logits = found.h @ tiny_lm.E.T + (0 if tiny_lm.b is None else tiny_lm.b)
+    expected = _brute_force(tiny_lm, blocks)
+    torch.testing.assert_close(logits.double() - found.z[:, None], expected, rtol=0, atol=1e-5)
+
+
+def test_first_order_is_exact_and_jensens_gap_is_never_negative(tiny_lm: Any) -> None:
+    found = detect(tiny_lm, _blocks(tiny_lm), cache=False, progress=False)
+    closed = theory.first_order(tiny_lm.E, tiny_lm.b, found.h, found.z)
+    torch.testing.assert_close(closed, -found.mean_log_p, rtol=0, atol=1e-5)
+    assert bool((found.log_a >= found.mean_log_p - 1e-6).all())
+
+
+def test_variance_of_log_probability_equals_brute_force(tiny_lm: Any) -> None:
+    blocks = _blocks(tiny_lm)
+    found = detect(tiny_lm, blocks, cache=False, progress=False)
+    closed = theory.log_probability_variance(tiny_lm.E, found.h, found.z)
+    expected = _brute_force(tiny_lm, blocks).var(0, correction=0)
+    torch.testing.assert_close(closed, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_groups_make_up_the_whole_and_last_positions_are_the_blocks_ends(tiny_lm: Any) -> None:
+    blocks = _blocks(tiny_lm, n_blocks=7)
+    found = detect(tiny_lm, blocks, cache=False, progress=False)
+    groups = torch.arange(len(found.log_a_groups))
+    torch.testing.assert_close(found.y_of_groups(groups), found.y, rtol=0, atol=1e-5)
+    assert int(found.group_sizes.sum()) == found.n_positions == blocks.n_positions
+    last = detect(tiny_lm, blocks, positions="last", cache=False, progress=False)
+    assert last.n_positions == 7
+    torch.testing.assert_close(last.h, found.h[15::16])
+    assert bool((last.targets == -1).all())
+
+
+def test_blocks_do_not_see_each_other() -> None:
+    lm = tiny.language_model("untied")
+    blocks = _blocks(lm)
+    alone = detect(lm, blocks.select(3, 4), cache=False, progress=False)
+    together = detect(lm, blocks, cache=False, progress=False)
+    torch.testing.assert_close(alone.h, together.h[48:64])
+
+
+def test_more_blocks_than_groups_keep_the_sum() -> None:
+    lm = tiny.language_model("tied")
+    blocks = _blocks(lm, n_blocks=inference.MAX_GROUPS + 9, length=8)
+    found = detect(lm, blocks, cache=False, progress=False)
+    assert len(found.log_a_groups) == inference.MAX_GROUPS
+    expected = torch.logsumexp(_brute_force(lm, blocks), 0) - math.log(blocks.n_positions)
+    torch.testing.assert_close(found.log_a, expected, rtol=0, atol=1e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    n=st.integers(1, 40),
+    chunk=st.integers(1, 17),
+    scale=st.sampled_from([0.1, 3.0, 60.0]),
+    seed=st.integers(0, 10**6),
+)
+def test_head_sums_for_any_chunk_also_where_probabilities_underflow(
+    n: int, chunk: int, scale: float, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    E = torch.randn(50, 6, generator=generator) * scale
+    h, b = torch.randn(n, 6, generator=generator), torch.randn(50, generator=generator)
+    log_p = torch.log_softmax(h.double() @ E.double().T + b.double(), dim=1)
+    sums = HeadSums(E, b, chunk=chunk)
+    z = sums.add(h)
+    tolerance = 1e-5 * max(1.0, scale)
+    expected = torch.logsumexp(log_p, 0) - math.log(n)
+    torch.testing.assert_close(sums.log_a, expected, rtol=1e-5, atol=tolerance)
+    torch.testing.assert_close(sums.mean_log_p, log_p.mean(0), rtol=1e-5, atol=tolerance)
+    assert z.shape == (n,)
+    assert bool(sums.log_a.isfinite().all()), "no token is lost to underflow"
+
+
+def test_underflowing_tokens_are_beyond_float32() -> None:
+    """The control: without log space some of these sums are zero."""
+    E = torch.randn(50, 6, generator=torch.Generator().manual_seed(0)) * 60
+    h = torch.randn(3, 6, generator=torch.Generator().manual_seed(1))
+    assert bool((torch.softmax(h @ E.T, dim=1).sum(0) == 0).any())
+    assert bool(inference.log_average_probability(E, None, h).isfinite().all())
+
+
+def test_float64_model_agrees_to_rounding() -> None:
+    lm = tiny.language_model("bias", dtype=torch.float64)
+    blocks = _blocks(lm)
+    sums = HeadSums(lm.E, lm.b)
+    with torch.inference_mode():
+        from probenc_support.models import hidden_states
+
+        sums.add(hidden_states(lm, blocks.ids).flatten(0, 1))
+    expected = torch.logsumexp(_brute_force(lm, blocks), 0) - math.log(blocks.n_positions)
+    torch.testing.assert_close(sums.log_a, expected, rtol=0, atol=1e-12)
+
+
+# ------------------------------------------------------------------------------------------- cache
+
+
+def _equal(one: inference.Detection, other: inference.Detection) -> None:
+    for field in dataclasses.fields(inference.Detection):
+        left, right = getattr(one, field.name), getattr(other, field.name)
+        if isinstance(left, torch.Tensor):
+            torch.testing.assert_close(left, right, rtol=0, atol=0, equal_nan=True)
+
+
+def test_second_pass_comes_from_the_cache_and_is_the_same(own_cache: Path) -> None:
+    lm = tiny.language_model("untied")
+    first = detect(lm, _blocks(lm), progress=False)
+    second = detect(lm, _blocks(lm), progress=False)
+    assert not first.from_cache
+    assert second.from_cache
+    assert second.seconds == first.seconds
+    _equal(first, second)
+
+
+def test_other_model_text_or_positions_are_other_entries(own_cache: Path) -> None:
+    lm, other = tiny.language_model("untied"), tiny.language_model("untied", seed=1)
+    blocks = _blocks(lm)
+    detect(lm, blocks, progress=False)
+    assert not detect(other, blocks, progress=False).from_cache
+    assert not detect(lm, blocks.select(0, 4), progress=False).from_cache
+    assert not detect(lm, blocks, positions="last", progress=False).from_cache
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "text"])
+def test_damaged_part_is_made_again(
+    own_cache: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lm = tiny.language_model("untied")
+    first = detect(lm, _blocks(lm), progress=False)
+    (part,) = (own_cache / "passes").rglob("*.safetensors")
+    content = bytearray(part.read_bytes())
+    if damage == "flipped":
+        content[-1000] ^= 0xFF
+    part.write_bytes(
+        {"truncated": content[: len(content) // 2], "empty": b"", "text": b"not a tensor"}.get(
+            damage, bytes(content)
+        )
+    )
+    again = detect(lm, _blocks(lm), progress=False)
+    assert not again.from_cache
+    assert "damaged" in capsys.readouterr().err
+    again = detect(lm, _blocks(lm), progress=False)
+    assert again.from_cache
+    _equal(first, again)
+
+
+_KILLED = """
+    import os, signal, sys
+    sys.path.insert(0, {tests!r})
+    import tiny
+    from test_inference import _blocks
+    from probenc_support import inference
+    inference._SHARD_POSITIONS["cpu"] = 16
+    lm = tiny.language_model("untied")
+    made = 0
+    compute = inference._Plan.compute
+    def counted(plan, shard, progress):
+        global made
+        made += 1
+        if made == {after}:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return compute(plan, shard, progress)
+    inference._Plan.compute = counted
+    inference.detect(lm, _blocks(lm), progress=False)
+    print("made", made)
+"""
+
+
+def _script(after: int) -> str:
+    return textwrap.dedent(_KILLED.format(tests=str(Path(__file__).parent), after=after))
+
+
+def test_killed_pass_resumes_where_it_stood(own_cache: Path) -> None:
+    run = [sys.executable, "-c"]
+    killed = subprocess.run([*run, _script(4)], capture_output=True, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    resumed = subprocess.run([*run, _script(99)], capture_output=True, text=True, check=True)
+    assert resumed.stdout.split() == ["made", "5"], "three of eight parts were kept"
+    lm = tiny.language_model("untied")
+    fresh = detect(lm, _blocks(lm), cache=False, progress=False)
+    old = inference._SHARD_POSITIONS["cpu"]
+    inference._SHARD_POSITIONS["cpu"] = 16
+    try:
+        kept = detect(lm, _blocks(lm), progress=False)
+    finally:
+        inference._SHARD_POSITIONS["cpu"] = old
+    assert kept.from_cache
+    torch.testing.assert_close(kept.h, fresh.h)
+    torch.testing.assert_close(kept.log_a, fresh.log_a, rtol=0, atol=1e-6)
+
+
+def _detect_in_process(queue: Any) -> None:
+    lm = tiny.language_model("untied")
+    queue.put(detect(lm, _blocks(lm), progress=False).from_cache)
+
+
+def test_two_processes_share_one_pass(own_cache: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    workers = [context.Process(target=_detect_in_process, args=(queue,)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    answers = sorted(queue.get(timeout=240) for _ in workers)
+    for worker in workers:
+        worker.join()
+    assert answers == [False, True], "one made it, the other waited and read it"
+
+
+def test_size_limit_drops_the_oldest_pass(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = tiny.language_model("untied")
+    detect(lm, _blocks(lm), progress=False)
+    (old,) = (own_cache / "passes").iterdir()
+    os.utime(old, (1, 1))
+    monkeypatch.setenv("PROBENC_CACHE_GB", "0.0000001")
+    detect(lm, _blocks(lm, n_blocks=4), progress=False)
+    (kept,) = (own_cache / "passes").iterdir()
+    assert kept != old
+
+
+def test_bad_positions_and_long_sequences_are_refused() -> None:
+    lm = tiny.language_model("untied")
+    with pytest.raises(InputError, match="use all or last"):
+        detect(lm, _blocks(lm), positions="first")
+    with pytest.raises(InputError, match="longer than the context"):
+        detect(lm, _blocks(lm, n_blocks=2, length=tiny.CONTEXT + 1))
+
+
+@pytest.mark.gpu
+def test_gpu_pass_agrees_with_the_cpu() -> None:
+    on_cpu = tiny.language_model("bias")
+    reference = detect(on_cpu, _blocks(on_cpu), cache=False, progress=False)
+    from probenc_support.models import wrap
+
+    on_gpu = wrap(tiny.model("bias").cuda(), tiny.tokenizer(), name="gpu")
+    found = detect(on_gpu, _blocks(on_gpu), cache=False, progress=False)
+    torch.testing.assert_close(found.log_a, reference.log_a, rtol=0, atol=1e-4)
+
+
+@pytest.mark.real_model
+def test_real_pass_equals_the_models_own_logits(real_lm: Any) -> None:
+    blocks = corpora.blocks("python-manual", real_lm.tokenizer, n_positions=128, sequence_length=64)
+    found = detect(real_lm, blocks, cache=False, progress=False)
+    log_p = _brute_force(real_lm, blocks)
+    expected = torch.logsumexp(log_p, 0) - math.log(len(log_p))
+    torch.testing.assert_close(found.log_a, expected, rtol=0, atol=1e-5)
