@@ -19,8 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: 0 done, 1 a run failed, 2 the input was refused (with one sentence on stderr).
     """
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    options = _parser(training="train" in words[:1]).parse_args(words)
     try:
         return int(options.action(options) or 0)
     except InputError as error:
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(*, training: bool) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m probenc_support",
         description="Runs the book's notebooks for a model, and looks after models and cache.",
@@ -73,7 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     train = add("train", "Train one of the small models, with its checkpoints.", _train)
-    _train_arguments(train)
+    if training:  # its module imports torch, which takes seconds that the others need not wait
+        _train_arguments(train)
 
     kept = add("cache", "Show or clear what is kept in the user's cache folder.", _cache)
     choice = kept.add_mutually_exclusive_group()
