@@ -1,6 +1,7 @@
 # The book: every model x notebook of config.yaml, then the comparison, then the site.
 # `make book` calls it through book/build.py; on a cluster: snakemake --profile profiles/slurm
 
+import json
 import shlex
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def cell(wildcards):
 
 def arguments(wildcards):
     given = cell(wildcards).parameters.items()
-    return " ".join(f"-p {name} {shlex.quote(str(value))}" for name, value in given)
+    return " ".join(f"-p {name} {shlex.quote(json.dumps(value))}" for name, value in given)
 
 
 def modules(notebook):

@@ -1,0 +1,318 @@
+"""The matrix: what runs, what does not run again, what a failure and a kill leave behind."""
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+import tiny
+import yaml
+
+from probenc_support import execute, matrix
+from probenc_support.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = ("01_one", "02_two", "03_three", "04_four", "05_five")
+
+PARAMETERS = """model = ""
+revision = ""
+corpus = "docstrings"
+eval_corpus = ""
+n_positions = 16384
+sequence_length = 256
+positions = "all"
+device = "auto"
+dtype = "auto"
+seed = 0
+results_dir = ""
+"""
+
+LOADS = """from probenc_support import models, parameters
+from probenc_support.results import Results
+import pandas as pd
+
+p = parameters.check("{name}", globals())
+lm = models.load(p.model)
+results = Results(p, lm)
+results.metrics(rows=lm.V, width=lm.d)
+results.table("rows", pd.DataFrame({{"row": range(3)}}))
+results.finish()
+"""
+
+WRITES = """import json, pathlib, time
+for kind in ("provenance", "metrics"):
+    time.sleep(0.3)
+    path = pathlib.Path(results_dir) / f"{name}.{{kind}}.json"
+    path.write_text(json.dumps({{"rows": 1}}))
+"""
+
+
+def notebook(path: Path, code: str) -> None:
+    """A notebook with the shared parameters and one cell."""
+    cells = [
+        nbformat.v4.new_markdown_cell(f"# {path.stem}"),
+        nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell(code.format(name=path.stem)),
+    ]
+    book = nbformat.v4.new_notebook(cells=cells, metadata={"language_info": {"name": "python"}})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(book, path)
+
+
+def repository(folder: Path, models: list[str], notebooks: dict[str, str]) -> Path:
+    """A copy of this repository's machinery, with a matrix of its own."""
+    shutil.copytree(
+        ROOT / "probenc_support",
+        folder / "probenc_support",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
+    (folder / "book").mkdir()
+    shutil.copy(ROOT / "book" / "build.py", folder / "book")
+    shutil.copy(ROOT / "Snakefile", folder)
+    shutil.copytree(ROOT / "profiles", folder / "profiles")
+    config = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
+    config["models"] = {name: {"notebooks": list(notebooks)} for name in models}
+    config["added_models"] = {"notebooks": list(notebooks)}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    for name, code in notebooks.items():
+        notebook(folder / "notebooks" / f"{name}.ipynb", code)
+    return folder
+
+
+def build(folder: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "book/build.py", "--no-site", "--cores", "2", *arguments]
+
+
+def environment(folder: Path) -> dict[str, str]:
+    own = {"PROBENC_CACHE": str(folder / "cache"), "PYTHONPATH": str(folder)}
+    return {**os.environ, **own, "HF_HUB_OFFLINE": "1"}
+
+
+def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        build(folder, *arguments),
+        cwd=folder,
+        env=environment(folder),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def pages(folder: Path) -> set[str]:
+    runs = folder / execute.RUNS
+    return {path.relative_to(runs).as_posix() for path in runs.glob("*/*.ipynb")}
+
+
+def stamps(folder: Path) -> dict[str, int]:
+    runs = folder / execute.RUNS
+    return {name: (runs / name).stat().st_mtime_ns for name in pages(folder)}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Four models x five notebooks, run once; one model's weights are damaged."""
+    folder = tmp_path_factory.mktemp("matrix")
+    for name in ("tiny-a", "tiny-b", "tiny-c", "broken"):
+        tiny.save(folder / "models" / name)
+    (weights,) = (folder / "models" / "broken").glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:1000])
+    names = [f"models/{name}" for name in ("tiny-a", "tiny-b", "tiny-c", "broken")]
+    repository(folder, names, dict.fromkeys(NOTEBOOKS, LOADS))
+    return folder, make(folder)
+
+
+def test_a_model_that_cannot_load_costs_its_own_pages_only(made: Any) -> None:
+    folder, done = made
+    good = {f"{name}/{n}.ipynb" for name in ("tiny-a", "tiny-b", "tiny-c") for n in NOTEBOOKS}
+    assert pages(folder) == good, done.stdout[-2000:] + done.stderr[-2000:]
+    assert done.returncode == 1
+
+
+def test_failures_are_summarised_with_their_causes(made: Any) -> None:
+    folder, done = made
+    summary = done.stdout[done.stdout.index("Pages that are absent (5)") :]
+    for name in NOTEBOOKS:
+        (line,) = [line for line in summary.splitlines() if name in line and "broken" in line][:1]
+        assert line.split(": ", 1)[1].strip(), "a cause"
+    logs = [line.split("log: ")[1] for line in summary.splitlines() if "log: " in line]
+    assert len(logs) == 5
+    assert all((folder / log).stat().st_size > 0 for log in logs)
+    assert "Traceback" not in summary
+
+
+def test_each_step_of_the_run_is_timed(made: Any) -> None:
+    _, done = made
+    for name in NOTEBOOKS:
+        assert sum(name in line and "0:" in line for line in done.stdout.splitlines()) >= 3
+    assert "all in all" in done.stdout
+
+
+def test_pages_are_complete_and_name_their_model(made: Any) -> None:
+    folder, _ = made
+    for name in pages(folder):
+        page = folder / execute.RUNS / name
+        book = nbformat.read(page, as_version=4)
+        assert book.cells[0].source.startswith(f"# {page.parent.name} · ")
+        assert json.loads(page.with_suffix(".metrics.json").read_text())["rows"] > 0
+        assert all((page.parent / file).is_file() for file in book.metadata["probenc"]["files"])
+
+
+def test_a_second_run_does_nothing_and_a_change_re_runs_only_its_cells(made: Any) -> None:
+    folder, _ = made
+    before = stamps(folder)
+    make(folder)
+    assert stamps(folder) == before
+
+    changed = folder / "notebooks" / "03_three.ipynb"
+    book = nbformat.read(changed, as_version=4)
+    book.cells[-1].source += "\nprint('edited')"
+    nbformat.write(book, changed)
+    make(folder)
+    after = stamps(folder)
+    assert {name for name in after if after[name] != before[name]} == {
+        f"{model}/03_three.ipynb" for model in ("tiny-a", "tiny-b", "tiny-c")
+    }
+
+    (folder / execute.RUNS / "tiny-a" / "01_one.rows.csv").unlink()
+    (folder / execute.RUNS / "tiny-b" / "02_two.metrics.json").unlink()
+    make(folder)
+    last = stamps(folder)
+    assert {name for name in last if last[name] != after[name]} == {
+        "tiny-a/01_one.ipynb",
+        "tiny-b/02_two.ipynb",
+    }
+    assert (folder / execute.RUNS / "tiny-a" / "01_one.rows.csv").is_file()
+
+
+def test_a_folder_on_the_command_line_joins_the_book(made: Any) -> None:
+    folder, _ = made
+    tiny.save(folder / "elsewhere" / "tiny-d")
+    before = (folder / "config.yaml").read_bytes()
+    make(folder, "--models", "elsewhere/tiny-d")
+    assert {f"tiny-d/{name}.ipynb" for name in NOTEBOOKS} <= pages(folder)
+    assert (folder / "config.yaml").read_bytes() == before
+
+
+@pytest.fixture
+def light(tmp_path: Path) -> Path:
+    """A matrix whose notebooks take a second and load nothing."""
+    tiny.save(tmp_path / "models" / "tiny")
+    return repository(tmp_path, ["models/tiny"], dict.fromkeys(NOTEBOOKS[:3], WRITES))
+
+
+def test_killed_and_restarted_gives_the_same_pages(light: Path) -> None:
+    random.seed(0)
+    for _ in range(3):
+        process = subprocess.Popen(
+            build(light),
+            cwd=light,
+            env=environment(light),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        time.sleep(random.uniform(4, 14))
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for page in pages(light):
+            nbformat.validate(nbformat.read(light / execute.RUNS / page, as_version=4))
+    done = make(light)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert pages(light) == {f"tiny/{name}.ipynb" for name in NOTEBOOKS[:3]}
+    runs = light / execute.RUNS / "tiny"
+    assert all(json.loads(file.read_text()) == {"rows": 1} for file in runs.glob("*.json"))
+    assert not list((runs / "failed").glob("*")) if (runs / "failed").exists() else True
+
+
+@pytest.mark.parametrize("profile", ["slurm"])
+def test_cluster_profiles_plan_every_cell(light: Path, profile: str) -> None:
+    pytest.importorskip(f"snakemake_executor_plugin_{profile}")
+    command = [sys.executable, "-m", "snakemake", "cells", "--profile", f"profiles/{profile}"]
+    done = subprocess.run(
+        [*command, "--dry-run"],
+        cwd=light,
+        env=environment(light),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    plan = done.stdout + done.stderr
+    for name in NOTEBOOKS[:3]:
+        assert f"{execute.RUNS}/tiny/{name}.ipynb" in plan
+    assert "slurm_partition=main" in plan
+    assert not pages(light)
+
+
+# ----------------------------------------------------------------------------- the matrix as data
+
+
+CONFIG = {
+    "models": {
+        "a": {"notebooks": ["01"], "parameters": {"seed": 2}, "resources": {"gpu": 1}},
+        "b": None,
+    },
+    "added_models": {"notebooks": ["06_across_models"]},
+    "parameters": {"corpus": "docstrings", "seed": 1},
+    "notebook_parameters": {"06_across_models": {"runs_dir": "x"}},
+    "resources": {"mem_mb": 1, "gpu": 0},
+}
+
+
+def test_parameters_and_resources_come_in_layers() -> None:
+    first, second = matrix.cells(CONFIG)
+    assert first.parameters == {"corpus": "docstrings", "seed": 2}
+    assert first.resources == {"mem_mb": 1, "gpu": 1}
+    assert second.parameters == {"corpus": "docstrings", "seed": 1, "runs_dir": "x"}
+    assert second.page == Path("book/runs/b/06_across_models.ipynb")
+
+
+def test_models_of_the_command_line_join_those_of_the_file() -> None:
+    names = [cell.model for cell in matrix.cells({**CONFIG, "MODELS": "gpt2 a owner/name"})]
+    assert names == ["a", "b", "gpt2", "owner/name"]
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"models": {}}, "names no model"),
+        ({**CONFIG, "MODELS": "x/b x--b"}, "share the folder"),
+        ({**CONFIG, "MODELS": "all-models"}, "share the folder"),
+        ({**CONFIG, "models": {"a": {"notebooks": ["77"]}}}, "no notebook '77'"),
+    ],
+)
+def test_a_matrix_that_cannot_be_is_refused(config: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        matrix.cells(config)
+
+
+@pytest.mark.parametrize(
+    ("model", "folder"),
+    [
+        ("gpt2", "gpt2"),
+        ("EleutherAI/pythia-70m", "EleutherAI--pythia-70m"),
+        ("../no/such/../folder", "no--such--..--folder"),
+        ("my model.gguf", "my-model"),
+    ],
+)
+def test_folder_names_are_safe(model: str, folder: str) -> None:
+    assert execute.slug(model) == folder
+    assert "/" not in execute.slug(model)
+
+
+def test_a_notebook_depends_on_the_modules_it_imports_and_no_other() -> None:
+    names = {path.stem for path in matrix.modules(ROOT / "notebooks" / "06_across_models.ipynb")}
+    assert {"comparison", "claims", "figures", "parameters", "results", "cache"} <= names
+    assert not {"steering", "pruning", "training", "matrix", "__main__"} & names
