@@ -70,6 +70,7 @@ class Results:
             "model": own.model,
             "revision": own.revision,
             "weights_sha256": lm.weights_hash if lm else "",
+            **(model_facts(lm) if lm else {}),
             "corpus": own.corpus,
             "corpus_sha256": blocks.hash if blocks else "",
             "parameters": {**parameters, **own.own, "results_dir": own.results_dir.name},
@@ -97,6 +98,16 @@ class Results:
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     with cache.atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def model_facts(lm: LanguageModel) -> dict[str, Any]:
+    """What a model is, for comparisons: parameters, width, vocabulary, tied or untied head."""
+    return {
+        "n_parameters": int(lm.model.num_parameters()),
+        "d_model": lm.d,
+        "n_vocab": len(lm.tokens),
+        "tied": bool(lm.tied),
+    }
 
 
 def load_metrics(folder: str | Path, notebook: str) -> dict[str, float]:
