@@ -1,0 +1,129 @@
+"""pip, conda and the tests' own environment install one set of packages."""
+
+import importlib.metadata
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parents[1]
+EXTRAS = {"book", "mauve", "test"}
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def pins() -> dict[str, Version]:
+    """Exact versions of constraints.txt, by canonical name."""
+    lines = [line.split("#")[0].strip() for line in read("constraints.txt").splitlines()]
+    parts = [line.split(";")[0].strip().split("==") for line in lines if line]
+    assert all(len(part) == 2 for part in parts), "every line pins one version"
+    names = [canonicalize_name(name) for name, _ in parts]
+    assert len(names) == len(set(names)), "no package twice"
+    return {canonicalize_name(name): Version(version) for name, version in parts}
+
+
+@pytest.fixture(scope="module")
+def project() -> dict[str, Any]:
+    return tomllib.loads(read("pyproject.toml"))["project"]
+
+
+def requirements(project: dict[str, Any]) -> list[Requirement]:
+    extras = project["optional-dependencies"]
+    listed = [*project["dependencies"], *(one for extra in EXTRAS for one in extras[extra])]
+    return [Requirement(text) for text in listed]
+
+
+def test_every_requirement_is_pinned_within_its_range(
+    project: dict[str, Any], pins: dict[str, Version]
+) -> None:
+    for requirement in requirements(project):
+        pin = pins.get(canonicalize_name(requirement.name))
+        assert pin is not None, f"constraints.txt does not pin {requirement.name}"
+        assert requirement.specifier.contains(pin, prereleases=True), f"{requirement} != {pin}"
+
+
+def test_environment_yml_installs_what_the_makefile_installs(project: dict[str, Any]) -> None:
+    environment = yaml.safe_load(read("environment.yml"))
+    (pip,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
+    assert pip[0] == "-c constraints.txt"
+    of_conda = re.search(r"-e \.\[(.*)\]", pip[1])
+    of_make = re.search(
+        r"-c constraints\.txt -e '\.\[(.*)\]'", read("Makefile").replace("\\\n\t ", "")
+    )
+    assert of_conda, "environment.yml installs the package"
+    assert of_make, "the Makefile installs the package"
+    assert set(of_conda[1].split(",")) == set(of_make[1].split(",")) == EXTRAS
+    assert len(pip) == 2, "nothing that pyproject.toml does not name"
+
+
+def test_environment_yml_has_a_python_that_the_package_takes(project: dict[str, Any]) -> None:
+    dependencies = yaml.safe_load(read("environment.yml"))["dependencies"]
+    (python,) = [entry for entry in dependencies if str(entry).startswith("python=")]
+    wanted = Requirement(f"python{project['requires-python']}").specifier
+    assert wanted.contains(python.removeprefix("python="))
+
+
+def test_this_environment_is_the_pinned_one(pins: dict[str, Version]) -> None:
+    different = {}
+    for name, pin in pins.items():
+        try:
+            installed = Version(importlib.metadata.version(name))
+        except importlib.metadata.PackageNotFoundError:
+            continue  # of another platform
+        if Version(installed.public) != pin:
+            different[name] = f"{installed} instead of {pin}"
+    assert not different
+
+
+def test_nothing_is_installed_that_no_pin_covers(pins: dict[str, Version]) -> None:
+    """A dependency of a dependency that is not pinned could change under a reader's hands."""
+    todo = [f"probenc-support[{','.join(sorted(EXTRAS))}]"]
+    seen: set[str] = set()
+    unpinned = set()
+    while todo:
+        requirement = Requirement(todo.pop())
+        name = canonicalize_name(requirement.name)
+        extras = requirement.extras or {""}
+        key = f"{name}[{','.join(sorted(extras))}]"
+        if key in seen:
+            continue
+        seen.add(key)
+        if name not in pins and name not in ("probenc-support", "pip", "setuptools", "wheel"):
+            unpinned.add(name)
+        for text in importlib.metadata.requires(name) or []:
+            needed = Requirement(text)
+            markers = [{"extra": extra} for extra in extras]
+            if needed.marker is None or any(needed.marker.evaluate(one) for one in markers):
+                todo.append(str(needed).split(";")[0])
+    assert not unpinned
+
+
+def test_citation_and_package_agree(project: dict[str, Any]) -> None:
+    citation = yaml.safe_load(read("CITATION.cff"))
+    assert citation["version"] == project["version"]
+    assert citation["license"] == project["license"] == "MIT"
+    assert "MIT License" in read("LICENSE")
+
+
+def test_the_repository_is_named_in_one_place() -> None:
+    place = yaml.safe_load(read("config.yaml"))["repository"]
+    assert yaml.safe_load(read("CITATION.cff"))["repository-code"] == place
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        for found in re.findall(r"git\+(https://[^\"\\ ]+)", path.read_text(encoding="utf-8")):
+            assert found.removesuffix(".git") == place, path.name
+
+
+def test_notebooks_hold_no_outputs() -> None:
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        text = path.read_text(encoding="utf-8")
+        assert '"output_type"' not in text, path.name
+        assert not re.search(r'"execution_count": \d', text), path.name
