@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
 from torch import Tensor
@@ -381,11 +380,15 @@ def _device_name(device: torch.device) -> str:
 
 @contextlib.contextmanager
 def io_errors() -> Iterator[None]:
-    """Errors of the operating system that safetensors wraps, as the OSError that they were."""
+    """Errors of the operating system as the OSError that they were.
+
+    The Rust libraries safetensors and tokenizers raise exceptions of their own, with its number in
+    the text.
+    """
     try:
         yield
-    except SafetensorError as error:
-        if found := re.search(r"os error (\d+)", str(error)):
+    except Exception as error:
+        if found := re.search(r"\(os error (\d+)\)", str(error)):
             raise OSError(int(found[1]), str(error)) from error
         raise
 

@@ -1,0 +1,424 @@
+"""Training: exact resumption, determinism, what is kept, and what is refused."""
+
+import argparse
+import json
+import resource
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from torch import Tensor
+
+from probenc_support import cache, models, training
+from probenc_support.errors import InputError
+from probenc_support.training import RECIPES, Recipe, Text
+
+TINY = Recipe("tiny", 2, 16, 2, 320, 32, 4, 12, 512, 1e-2, dropout=0.1)
+"""Dropout is on, so that a resumed run needs its random numbers, too."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache_of_this_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The user's cache is left alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PROBENC_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def text(text_file: Path) -> Text:
+    return training.prepare(TINY, str(text_file))
+
+
+@pytest.fixture(scope="module")
+def run_folder(text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run."""
+    return train(text_file, tmp_path_factory.mktemp("runs") / "whole")
+
+
+def train(text_file: Path, folder: Path, recipe: Recipe = TINY, seed: int = 0) -> Path:
+    return training.train(
+        recipe, folder=folder, corpus=str(text_file), seed=seed, device="cpu", progress=False
+    )
+
+
+def weights(folder: Path, step: int = TINY.steps) -> dict[str, Tensor]:
+    return load_file(folder / f"step{step}" / "model.safetensors")
+
+
+def same(one: Path, other: Path) -> bool:
+    first, second = weights(one), weights(other)
+    return first.keys() == second.keys() and all(torch.equal(first[n], second[n]) for n in first)
+
+
+# ----------------------------------------------------------------------------------------- recipes
+
+
+def test_checkpoints_are_pythias() -> None:
+    early = [0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
+    assert RECIPES["pythia-nano"].checkpoints == [*early, 640, 768]
+    assert RECIPES["pythia-mini"].checkpoints == [*early, *range(768, 2049, 256)]
+
+
+@given(st.integers(1, 3000), st.integers(1, 700))
+def test_checkpoints_ascend_from_start_to_end(steps: int, every: int) -> None:
+    found = replace(TINY, steps=steps, every=every).checkpoints
+    assert found[0] == 0
+    assert found[-1] == steps
+    assert found == sorted(set(found))
+
+
+@pytest.mark.parametrize("name", ["pythia-nano", "pythia-micro"])
+def test_size_is_what_the_roster_says(name: str) -> None:
+    count = training.new_model(RECIPES[name], 0).num_parameters()
+    assert count == pytest.approx(models.ROSTER[name].parameters, rel=0.05)
+
+
+def test_learning_rate_warms_up_and_decays_to_a_tenth() -> None:
+    recipe = replace(TINY, steps=1000, warmup=0.05)
+    rates = np.array([training.learning_rate(recipe, step) for step in range(1000)])
+    assert np.allclose(np.diff(rates[:50]), recipe.learning_rate / 50)
+    assert rates.max() == pytest.approx(recipe.learning_rate)
+    assert (np.diff(rates[50:]) <= 0).all()
+    assert rates[-1] == pytest.approx(recipe.learning_rate / 10, rel=1e-3)
+
+
+# -------------------------------------------------------------------------------------------- text
+
+
+def test_every_block_is_read_once_an_epoch(text: Text) -> None:
+    n = len(text.train)
+    recipe = replace(TINY, batch_size=7, steps=4 * n)
+    rows = np.concatenate([text.order(recipe, 3, step) for step in range(n)])
+    for epoch in np.split(rows, 7):
+        assert sorted(epoch) == list(range(n))
+    assert not np.array_equal(rows[:n], rows[n : 2 * n])
+    assert not np.array_equal(rows[:7], text.order(recipe, 4, 0))
+
+
+def test_counts_are_those_of_the_text_that_was_read(text: Text, run_folder: Path) -> None:
+    direct = np.zeros(TINY.vocabulary, dtype=np.int64)
+    for step in range(TINY.steps):
+        for token in text.train[text.order(TINY, 0, step)].ravel():
+            direct[token] += 1
+    assert np.array_equal(np.load(run_folder / "token_counts.npy"), direct)
+    assert direct.sum() == TINY.tokens
+    # The run is one epoch long, so seeds differ before its end only.
+    assert not np.array_equal(text.counts(TINY, 1, 6), text.counts(TINY, 0, 6))
+
+
+def test_text_is_cut_into_training_and_held_out_blocks(text: Text) -> None:
+    total = len(text.train) + len(text.held_out)
+    assert len(text.held_out) == -(-total // training.HELD_OUT_EVERY)
+    trained_on = {block.tobytes() for block in text.train}
+    assert not any(block.tobytes() in trained_on for block in text.held_out)
+
+
+def test_tokenizer_is_lossless_and_has_no_more_tokens_than_rows(text: Text) -> None:
+    sample = "The quick  brown\n\tfox – déjà vu 東京 <|endoftext|"
+    ids = text.tokenizer(sample, add_special_tokens=False)["input_ids"]
+    assert text.tokenizer.decode(ids, clean_up_tokenization_spaces=False) == sample
+    assert len(text.tokenizer) == TINY.vocabulary
+    assert max(ids) < TINY.vocabulary
+
+
+# ------------------------------------------------------------------------------------ arithmetic
+
+
+def test_loss_and_gradient_equal_those_of_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = training.new_model(replace(TINY, dropout=0.0), 0)
+    ids = torch.randint(TINY.vocabulary, (4, 32), generator=torch.Generator().manual_seed(1))
+    direct = model(input_ids=ids, labels=ids).loss
+    direct.backward()
+    wanted = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    monkeypatch.setattr(training, "_HEAD_LOGITS", 10 * TINY.vocabulary)
+    assert training._backward(model, ids) == pytest.approx(float(direct.detach()), rel=1e-6)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, wanted[name], rtol=1e-4, atol=1e-7)
+
+
+def test_seed_decides_the_weights(text_file: Path, run_folder: Path, tmp_path: Path) -> None:
+    assert same(run_folder, train(text_file, tmp_path / "again"))
+    other = train(text_file, tmp_path / "other", seed=1)
+    assert not same(run_folder, other)
+    first, second = (folder / "step0" / "tokenizer.json" for folder in (run_folder, other))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_loss_falls(text_file: Path, tmp_path: Path) -> None:
+    recipe = replace(TINY, steps=60, dropout=0.0)
+    losses = training.record(train(text_file, tmp_path / "longer", recipe))["losses"]
+    assert losses[0] == pytest.approx(np.log(recipe.vocabulary), abs=0.1)
+    assert np.mean(losses[-5:]) < losses[0] - 0.5
+
+
+# ----------------------------------------------------------------------------------- interruptions
+
+KILLS = [("step", 3), ("between", 8), ("writing", 12)]
+"""At the start of a step; between weights and optimiser state; while the weights get their name."""
+
+KILLED = """
+    import os, signal, sys
+    from pathlib import Path
+    import torch
+    sys.path.insert(0, {tests!r})
+    torch.set_num_threads(1)
+    from probenc_support import training
+    from test_training import train
+
+    def dying(where, at):
+        def die():
+            os.kill(os.getpid(), signal.SIGKILL)
+        advance, save = training._Run.advance, training.torch.save
+        def advance_or_die(run):
+            if where == "step" and run.step == at:
+                die()
+            advance(run)
+        def save_or_die(state, stream):
+            if where == "between" and state["step"] == at:
+                die()
+            save(state, stream)
+        def replace_or_die(path, target):
+            if where == "writing" and target.name == f"step{{at}}":
+                die()
+            return os.replace(path, target)
+        training._Run.advance = advance_or_die
+        training.torch.save = save_or_die
+        Path.replace = replace_or_die
+
+    text, folder = Path({text!r}), Path({folder!r})
+    for where, at in {kills!r}:
+        child = os.fork()
+        if child == 0:
+            dying(where, at)
+            train(text, folder / "killed")
+            os._exit(0)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        print(max(int(p.name[4:]) for p in (folder / "killed").glob("step*")))
+    train(text, folder / "killed")
+    train(text, folder / "whole")
+"""
+
+
+def test_killed_runs_end_with_the_same_weights(text_file: Path, tmp_path: Path) -> None:
+    """One run is killed (signal 9) three times; each time it goes on, and in the end finishes."""
+    code = textwrap.dedent(KILLED).format(
+        tests=str(Path(__file__).parent), kills=KILLS, text=str(text_file), folder=str(tmp_path)
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, text=True)
+    assert done.returncode == 0, done.stderr
+    left = [int(line) for line in done.stdout.split()]
+    assert left == [-signal.SIGKILL, 2, -signal.SIGKILL, 8, -signal.SIGKILL, 8]
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    assert same(killed, whole)
+    assert training.record(killed)["losses"] == training.record(whole)["losses"]
+    assert not (killed / "state.pt").exists()
+
+
+def stopped_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """The next run is interrupted (as by Ctrl-C) at a step."""
+    advance = training._Run.advance
+
+    def stop(run: training._Run) -> None:
+        if run.step == step:
+            raise KeyboardInterrupt
+        advance(run)
+
+    monkeypatch.setattr(training._Run, "advance", stop)
+
+
+@pytest.mark.parametrize("forgotten", ["optimiser", "random numbers", "order of the text"])
+def test_weights_differ_if_a_resumed_run_forgets(
+    forgotten: str,
+    text_file: Path,
+    run_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The control: what is restored matters, since without it the weights are others."""
+    folder = tmp_path / "forgetful"
+    with monkeypatch.context() as patch:
+        stopped_at(patch, 6)
+        with pytest.raises(KeyboardInterrupt):
+            train(text_file, folder)
+    if forgotten == "optimiser":
+        monkeypatch.setattr(torch.optim.AdamW, "load_state_dict", lambda self, state: None)
+    elif forgotten == "random numbers":
+        seeded = training._seeded
+        monkeypatch.setattr(training, "_seeded", lambda *seed: seeded(*seed, 1))
+    else:
+        order = Text.order
+        monkeypatch.setattr(Text, "order", lambda s, r, seed, step: order(s, r, seed, step + 1))
+    assert not same(train(text_file, folder), run_folder)
+
+
+@pytest.fixture
+def no_space() -> Iterator[Callable[[], None]]:
+    """Limits the size of any file to 2 kB from the call on; a full disk fails the same way."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2048, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_full_disk_is_one_sentence_and_keeps_the_last_checkpoint(
+    text_file: Path,
+    run_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    no_space: Callable[[], None],
+) -> None:
+    folder = tmp_path / "full"
+    advance = training._Run.advance
+
+    def fill(run: training._Run) -> None:
+        advance(run)
+        if run.step == 7:
+            no_space()
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with monkeypatch.context() as patch:
+        patch.setattr(training._Run, "advance", fill)
+        with pytest.raises(InputError, match="free some space"):
+            train(text_file, folder)
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert models.revisions(folder)[-1] == "step4"
+    assert not list(folder.glob(".tmp*"))
+    assert len(models.load(folder, device="cpu").E) == TINY.vocabulary
+    assert same(train(text_file, folder), run_folder)
+
+
+# ------------------------------------------------------------------------------------- what is left
+
+
+def test_checkpoints_load_by_revision(run_folder: Path) -> None:
+    assert models.revisions(run_folder) == [f"step{n}" for n in TINY.checkpoints]
+    last = models.load(run_folder, device="cpu")
+    fourth = models.load(run_folder, revision="step4", device="cpu")
+    assert torch.equal(last.E, weights(run_folder)["embed_out.weight"])
+    assert torch.equal(fourth.E, weights(run_folder, 4)["embed_out.weight"])
+    assert not torch.equal(fourth.E, last.E)
+    assert not last.tied
+    assert last.context_length == TINY.sequence_length
+    with pytest.raises(InputError, match=r"no revision 'step3'.*step4"):
+        models.load(run_folder, revision="step3")
+
+
+def test_record_tells_what_was_done(run_folder: Path, text: Text) -> None:
+    found = training.record(run_folder)
+    assert found["tokens"] == 12 * 4 * 32
+    assert found["text_hash"] == text.hash
+    assert len(found["losses"]) == TINY.steps
+    assert found["epochs"] == pytest.approx(TINY.steps * TINY.batch_size / len(text.train))
+    with pytest.raises(InputError, match="no complete training run"):
+        training.record(run_folder / "step4")
+
+
+def test_names_lead_to_trained_models(
+    own_cache: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(RECIPES, "pythia-nano", replace(TINY, name="pythia-nano"))
+    stream = training.corpora.stream
+    monkeypatch.setattr(training.corpora, "stream", lambda corpus: stream(str(text_file)))
+    seed1 = models.load("pythia-nano-seed1", device="cpu")
+    folder = training.trained("pythia-nano", seed=1)
+    assert own_cache in folder.parents
+    monkeypatch.setattr(training, "_to_the_end", pytest.fail)
+    again = models.load("pythia-nano-seed1", revision="step8", device="cpu")
+    assert torch.equal(seed1.E, weights(folder)["embed_out.weight"])
+    assert torch.equal(again.E, weights(folder, 8)["embed_out.weight"])
+    assert cache.entries()
+
+
+def test_progress_gives_loss_and_time_left(
+    text_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    training.train(TINY, folder=tmp_path / "told", corpus=str(text_file), device="cpu")
+    said = capsys.readouterr().err.splitlines()[-1]
+    for part in ("step 12 of 12", "nats", "tokens/s", "0 min 0 s left"):
+        assert part in said
+
+
+# --------------------------------------------------------------------------------------- bad input
+
+
+def test_a_folder_belongs_to_one_run(text_file: Path, run_folder: Path) -> None:
+    with pytest.raises(InputError, match="another training run"):
+        train(text_file, run_folder, seed=5)
+
+
+def test_impossible_runs_are_refused(text_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="zero or more"):
+        train(text_file, tmp_path / "negative", seed=-1)
+    short = tmp_path / "short.txt"
+    short.write_text("Too little text. " * 5)
+    with pytest.raises(InputError, match="too few to train tiny on"):
+        train(short, tmp_path / "short")
+    with pytest.raises(InputError, match="smaller learning rate"):
+        train(text_file, tmp_path / "nan", replace(TINY, learning_rate=float("inf")))
+    with pytest.raises(InputError, match="pythia-nano, pythia-micro"):
+        training.trained("pythia-giga")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["pythia-giga"], "No model 'pythia-giga'"),
+        (["pythia-nano", "--steps", "0"], "--steps is 0"),
+        (["pythia-nano", "--seeds", "0"], "--seeds is 0"),
+        (["pythia-nano", "--steps", "8"], "name its folder by --out"),
+        (["pythia-nano", "--seeds", "2", "--out", "x"], "one seed"),
+    ],
+)
+def test_command_line_refuses(words: list[str], message: str) -> None:
+    parser = argparse.ArgumentParser()
+    training.add_arguments(parser)
+    with pytest.raises(InputError, match=message):
+        training.main(parser.parse_args(words))
+
+
+def test_command_line_trains(
+    text_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(RECIPES, "tiny", TINY)
+    parser = argparse.ArgumentParser()
+    training.add_arguments(parser)
+    out = tmp_path / "out"
+    words = ["tiny", "--corpus", str(text_file), "--steps", "2", "--out", str(out)]
+    assert training.main(parser.parse_args([*words, "--device", "cpu"])) == 0
+    assert models.revisions(out) == ["step0", "step1", "step2"]
+    assert "tokens/s on cpu" in capsys.readouterr().out
+    assert json.loads((out / "training.json").read_text())["recipe"]["steps"] == 2
+
+
+# --------------------------------------------------------------------------------------------- GPU
+
+
+@pytest.mark.gpu
+def test_gpu_trains_the_same_twice_and_learns(text_file: Path, tmp_path: Path) -> None:
+    recipe = replace(TINY, steps=40, dropout=0.0)
+    runs = [
+        training.train(recipe, folder=tmp_path / name, corpus=str(text_file), device="cuda")
+        for name in ("one", "two")
+    ]
+    first, second = (weights(run, 40) for run in runs)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    losses = training.record(runs[0])["losses"]
+    assert np.mean(losses[-5:]) < losses[0] - 0.3
+
+
+settings.register_profile("quick", max_examples=50, deadline=None)
+settings.load_profile("quick")
