@@ -510,7 +510,7 @@ def hub_message(error: Exception, hub_id: str, revision: str) -> str:
         return f"{hub_id} has no revision {revision!r}; look at its branches on the hub."
     if isinstance(error, errors.GatedRepoError):
         return f"{hub_id} is gated: accept its terms on the hub and log in with `hf auth login`."
-    status = getattr(getattr(error, "response", None), "status_code", None)
+    status = _http_status(error)
     if isinstance(error, errors.RepositoryNotFoundError) or status in (401, 403, 404):
         return (
             f"The hub has no model {hub_id}{at}, or you may not read it: check the spelling, or "
@@ -532,6 +532,16 @@ def hub_message(error: Exception, hub_id: str, revision: str) -> str:
         f"({type(error).__name__}); connect once and run `python -m probenc_support fetch "
         f"{hub_id}`, or give a local folder."
     )
+
+
+def _http_status(error: BaseException | None) -> int | None:
+    """Status of the hub's answer, which the client may have wrapped in another error."""
+    while error is not None:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status is not None:
+            return int(status)
+        error = error.__cause__ or error.__context__
+    return None
 
 
 # ----------------------------------------------------------------------------------------- loading
@@ -584,11 +594,20 @@ def _from_folder(
         options["device_map"] = "auto"
     try:
         with quiet():
-            model = AutoModelForCausalLM.from_pretrained(folder, **options)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder, output_loading_info=True, **options
+            )
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except Exception as error:
         raise InputError(_load_message(error, folder)) from error
-    return model if "device_map" in options else model.to(device), tokenizer  # type: ignore[arg-type]
+    model, report = loaded
+    # transformers fills what a file lacks with random numbers and only warns.
+    if missing := sorted(report["missing_keys"]):
+        raise InputError(
+            f"The weights in {folder} lack {', '.join(missing[:3])}, so the model would be partly "
+            "random; fetch it again, or name another model."
+        )
+    return model if "device_map" in options else model.to(device), tokenizer
 
 
 def _load_message(error: Exception, folder: Path) -> str:
