@@ -7,16 +7,18 @@ statistics.
 """
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy import linalg, stats
 from sklearn.linear_model import enet_path
 
 from probenc_support.errors import InputError
-from probenc_support.regression import Array, Design, Matrix, as_tensor
+from probenc_support.regression import Array, Design, Matrix, as_tensor, bootstrap_log_a
 
 Order = NDArray[np.int64]
 
@@ -96,7 +98,7 @@ class Statistics:
     @property
     def standardised_slopes(self) -> Array:
         """[d] slopes in standard deviations of y per standard deviation of the dimension."""
-        return self.slopes * self.sd / np.sqrt(self.total / (self.n - 1))
+        return np.asarray(self.slopes * self.sd / np.sqrt(self.total / (self.n - 1)))
 
     def rotated(self, directions: Array) -> "Statistics":
         """The same regression on E @ directions, for directions [d, k]."""
@@ -188,14 +190,21 @@ def spearman(X: Matrix, y: Matrix) -> Array:
     columns = as_tensor(X).cpu().numpy()
     y_ranks = stats.rankdata(as_tensor(y).cpu().numpy())
     y_ranks -= y_ranks.mean()
-    y_norm = np.linalg.norm(y_ranks)
-    out = np.empty(columns.shape[1])
-    for start in range(0, len(out), 32):
+
+    def correlations(start: int) -> list[float]:
         block = np.ascontiguousarray(columns[:, start : start + 32].T)
-        for k, order in enumerate(np.argsort(block, axis=1), start):
-            ranks = _ranks_in_order(block[k - start][order])
-            out[k] = ranks @ y_ranks[order] / (np.linalg.norm(ranks) * y_norm)
-    return out
+        orders = np.argsort(block, axis=1)
+        return [_in_order(column[o], y_ranks[o]) for column, o in zip(block, orders, strict=True)]
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # NumPy sorts outside the GIL
+        parts = pool.map(correlations, range(0, columns.shape[1], 32))
+    return np.array([r for part in parts for r in part])
+
+
+def _in_order(ascending: NDArray[Any], y_ranks: Array) -> float:
+    """Rank correlation, from one variable sorted and the other's ranks in the same order."""
+    ranks = _ranks_in_order(ascending)
+    return float(ranks @ y_ranks / (np.linalg.norm(ranks) * np.linalg.norm(y_ranks)))
 
 
 def _ranks_in_order(ascending: NDArray[Any]) -> Array:
@@ -316,15 +325,15 @@ def lasso_path(
     scale = np.sqrt(statistics.gram.diagonal())
     factor = linalg.cholesky(statistics.gram / np.outer(scale, scale), lower=False)
     target = linalg.solve_triangular(factor, statistics.cross / scale, trans="T")
-    penalties, slopes, _ = enet_path(
-        factor, target, l1_ratio=l1_ratio, n_alphas=n_penalties, eps=smallest, tol=1e-3
-    )
+    largest = np.abs(factor.T @ target).max() / (statistics.d * l1_ratio)
+    penalties = largest * np.geomspace(1.0, smallest, n_penalties)
+    _, slopes, _ = enet_path(factor, target, l1_ratio=l1_ratio, alphas=penalties, tol=1e-5)
     fitted = factor @ slopes
     r2 = (2.0 * target @ fitted - (fitted**2).sum(0)) / statistics.total
     supports = [np.flatnonzero(column) for column in slopes.T]
     refitted = [cumulative_r2(statistics, s)[-1] if len(s) else 0.0 for s in supports]
     counts = np.array([len(support) for support in supports])
-    return LassoPath(penalties / penalties[0], counts, r2, np.array(refitted))
+    return LassoPath(penalties / largest, counts, r2, np.array(refitted))
 
 
 def heldout_curve(
@@ -465,6 +474,17 @@ def rotated_slopes(slopes: Array, n_draws: int, rng: np.random.Generator) -> Arr
     return np.asarray(draws / lengths * np.linalg.norm(slopes))
 
 
+def random_direction_shares(variances: Array, n_draws: int, rng: np.random.Generator) -> Array:
+    """[n_draws, d] shares of R^2 that components hold when y lies along a random direction of E.
+
+    A slope that prefers no component gives each a share in proportion to its variance times a
+    chi-squared number, so that the first components lead whatever the direction. Every row sums
+    to one.
+    """
+    shares = variances * rng.chisquare(1, size=(n_draws, len(variances)))
+    return np.asarray(shares / shares.sum(1, keepdims=True))
+
+
 def gaussian_control(statistics: Statistics, rng: np.random.Generator) -> Statistics:
     """Statistics as they would be if E were normal and y lay along a random direction of it.
 
@@ -493,3 +513,35 @@ def shuffled_control(
     return Statistics.of_many(
         design, np.stack([rng.permutation(values) for _ in range(n_shuffles)], axis=1)
     )
+
+
+# ------------------------------------------------------------------------------ draws of other text
+
+
+@dataclass(frozen=True)
+class Replicates:
+    """What draws of groups of text with replacement do to the fit."""
+
+    slopes: Array
+    """[B, d] slopes of every draw."""
+    r2: Array
+    """[B] R^2 of every draw."""
+    component_r: Array
+    """[B, d] correlation of every principal component with y in every draw."""
+
+
+def resample(
+    design: Design,
+    components: Components,
+    log_a_groups: Matrix,
+    group_sizes: Matrix,
+    *,
+    n_replicates: int = 200,
+    seed: int = 0,
+) -> Replicates:
+    """Fits -log a of every draw (see `regression.bootstrap_log_a`); E and its components stay."""
+    y = -bootstrap_log_a(log_a_groups, group_sizes, n_replicates=n_replicates, seed=seed)
+    fits = design.fit_many(y)
+    cross, total = design.moments(y)
+    lengths = np.sqrt(np.outer(components.variances * (design.n - 1), total))
+    return Replicates(fits.slopes.T, fits.r2, (components.directions.T @ cross / lengths).T)
