@@ -113,7 +113,7 @@ def _absent(cell: matrix.Cell) -> Absent | None:
             log = folder / f"{cell.notebook}.log"
             return Absent(cell.model, cell.notebook, failure.cause, log)
     log = folder / f"{matrix.FETCH}.log"
-    if log.is_file():
+    if log.is_file() and log.stat().st_size:
         lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
         last = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
         return Absent(cell.model, cell.notebook, f"Not fetched: {last}", log)

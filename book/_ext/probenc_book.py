@@ -277,8 +277,9 @@ class Benchmarks(BookDirective):
 def _benchmark(record: dict[str, Any]) -> str:
     machine = record["machine_info"]
     cpu = machine.get("cpu", {})
+    hardware = [machine.get("gpu"), cpu.get("brand_raw") or machine.get("machine")]
     where = (
-        f"{cpu.get('brand_raw', machine.get('machine', 'unknown processor'))}, "
+        f"{' and '.join(str(one) for one in hardware if one)}, "
         f"{machine.get('cores_used', cpu.get('count', '?'))} cores, "
         f"Python {machine.get('python_version', '?')}; {record['datetime'][:10]}"
     )
