@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -240,6 +241,32 @@ def block_interval(
     draws = np.random.default_rng(seed).integers(len(sums), size=(n_replicates, len(sums)))
     replicates = sums[draws].sum(axis=1) / counts[draws].sum(axis=1)
     return Interval.of(float(sums.sum() / counts.sum()), replicates)
+
+
+def table(found: Divergences, shares: Sequence[float], block: Tensor) -> pd.DataFrame:
+    """One row a level: means over positions, with 95 % intervals over blocks (`_low`, `_high`).
+
+    Columns besides `share`: `kl`, `js`, `nll_increase` in nats, `top1` from 0 to 1, and
+    `perplexity_ratio` of the pruned head to the intact one.
+
+    Args:
+        shares: [L] share of dimensions removed at each level.
+        block: [N] block of each position.
+    """
+    rows = []
+    for level, share in enumerate(shares):
+        row: dict[str, float] = {"share": share}
+        for name, values in (
+            ("kl", found.kl[level]),
+            ("js", found.js[level]),
+            ("top1", found.same_top[level].double()),
+            ("nll_increase", found.nll_increase[level]),
+        ):
+            interval = block_interval(values, block)
+            row |= {name: interval.estimate, f"{name}_low": interval.low}
+            row |= {f"{name}_high": interval.high}
+        rows.append(row | {"perplexity_ratio": math.exp(row["nll_increase"])})
+    return pd.DataFrame(rows)
 
 
 class _Intact:

@@ -289,6 +289,20 @@ def test_intervals_leave_unknown_targets_out() -> None:
     assert pruning.block_interval(values, torch.tensor([0, 0, 1, 1])).estimate == 2.0
 
 
+def test_the_table_holds_means_and_their_intervals() -> None:
+    E, h, targets = problem()
+    found = pruning.sweep(E, None, bases(E, h)["zero"], h, [0, 6], targets=targets)
+    block = torch.arange(N) // 20
+    rows = pruning.table(found, [0.0, 0.5], block)
+    assert rows["share"].tolist() == [0.0, 0.5]
+    assert rows.loc[0, ["kl", "kl_low", "kl_high", "nll_increase"]].abs().max() == 0
+    assert rows.loc[0, "top1"] == 1
+    assert rows.loc[1, "kl"] == pytest.approx(float(found.kl[1].mean()))
+    assert rows.loc[1, "kl_low"] < rows.loc[1, "kl"] < rows.loc[1, "kl_high"]
+    ratio = np.exp(float(found.nll_increase[1].nanmean()))
+    assert rows.loc[1, "perplexity_ratio"] == pytest.approx(ratio)
+
+
 # -------------------------------------------------------------------------------------- bad input
 
 

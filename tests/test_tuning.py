@@ -1,0 +1,114 @@
+"""Tuning: the sampled loss, first-order checks, and what must not happen on little text."""
+
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from torch import Tensor
+
+from probenc_support import corpora, heads, inference, pruning, tuning
+from probenc_support.errors import InputError
+
+V, D, N = 200, 10, 64
+
+
+def problem() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    g = torch.Generator().manual_seed(0)
+    E = torch.randn(V, D, generator=g).double()
+    h = torch.randn(N, D, generator=g).double()
+    change = 0.2 * torch.randn(N, D, generator=g).double()
+    a = (h @ E.T).softmax(1).mean(0)
+    return E, h, change, a
+
+
+def exact(E: Tensor, h: Tensor, change: Tensor) -> Tensor:
+    P, Q = (h @ E.T).log_softmax(1), ((h + change) @ E.T).log_softmax(1)
+    return (P.exp() * (P - Q)).sum(1).mean()
+
+
+def test_the_sampled_kl_is_exact_when_all_tokens_take_part() -> None:
+    E, h, change, a = problem()
+    change.requires_grad_(True)
+    found = tuning.sampled_kl(E, None, h, change, a, n_tokens=10**9, generator=torch.Generator())
+    torch.testing.assert_close(found, exact(E, h, change))
+    ours = torch.autograd.grad(found, change)[0]
+    torch.testing.assert_close(ours, torch.autograd.grad(exact(E, h, change), change)[0])
+
+
+def test_the_sampled_kl_comes_close_with_few_tokens() -> None:
+    E, h, change, a = problem()
+    generator = torch.Generator().manual_seed(1)
+
+    def draws(chance: Tensor) -> Tensor:
+        made = [
+            tuning.sampled_kl(E, None, h, change, chance, n_tokens=100, generator=generator)
+            for _ in range(300)
+        ]
+        return torch.stack(made)
+
+    truth, found = float(exact(E, h, change)), draws(a)
+    assert float(found.mean()) == pytest.approx(truth, rel=0.03)
+    # The control: tokens drawn by the probabilities of another text scatter far more.
+    other = a[torch.randperm(V, generator=torch.Generator().manual_seed(2))]
+    assert float((draws(other) - truth).abs().mean()) > 2 * float((found - truth).abs().mean())
+
+
+@pytest.fixture(scope="module")
+def passes() -> tuple[Any, inference.Detection, inference.Detection]:
+    lm = tiny.language_model("bias")
+    ids = lm.tokenizer(tiny.prose(), add_special_tokens=False)["input_ids"]
+    blocks = corpora.from_ids(torch.tensor(ids[: 32 * 160]).view(160, 32), corpus="prose")
+    made = (
+        inference.detect(lm, blocks.select(0, 120), cache=False, progress=False),
+        inference.detect(lm, blocks.select(120), cache=False, progress=False),
+    )
+    return lm, *made
+
+
+def tuned(
+    passes: tuple[Any, inference.Detection, inference.Detection], **options: Any
+) -> tuple[tuning.Tuned, float]:
+    lm, fit, other = passes
+    # A start that weighs a few tokens only leaves something to gain, also on a random model.
+    noise = torch.randn(lm.V, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    weights = torch.softmax(3 * noise, 0)
+    start = pruning.rotated_basis(lm.E, fit.h, weights)
+    before = pruning.sweep(lm.E, lm.b, start, other.h, [8]).kl.mean()
+    made = tuning.tune(
+        lm.E, lm.b, [fit], other.h, start=start, removed=8, weights=weights, batch=128, **options
+    )
+    return made, float(before)
+
+
+def test_tuning_starts_from_the_rotation_and_lowers_the_held_out_kl(passes: Any) -> None:
+    made, before = tuned(passes, n_steps=80, learning_rate=0.1)
+    assert made.checks[0].kl == pytest.approx(before, rel=1e-3)
+    best = min(c.kl for c in made.checks)
+    print(made.checks)
+    assert best < 0.9 * before
+    lm, _, other = passes
+    head = heads.from_factors(lm, made.encode, made.decode, made.shift)
+    found = float(pruning.evaluate(lm.E, lm.b, head, other.h).kl.mean())
+    assert found == pytest.approx(best, rel=1e-3), "the factors returned are the best ones seen"
+    assert made.encode.shape == (lm.d - 8, lm.d)
+
+
+def test_steps_that_do_harm_are_not_taken(passes: Any) -> None:
+    made, before = tuned(passes, n_steps=8, learning_rate=30.0, n_checks=2)
+    assert max(c.kl for c in made.checks) > before
+    lm, _, other = passes
+    head = heads.from_factors(lm, made.encode, made.decode, made.shift)
+    found = float(pruning.evaluate(lm.E, lm.b, head, other.h).kl.mean())
+    assert found == pytest.approx(before, rel=1e-3)
+
+
+def test_tuning_is_repeatable(passes: Any) -> None:
+    first, again, other = (tuned(passes, n_steps=5, seed=s)[0] for s in (0, 0, 1))
+    assert torch.equal(first.encode, again.encode)
+    assert not torch.equal(first.encode, other.encode)
+
+
+def test_impossible_settings_are_refused(passes: Any) -> None:
+    with pytest.raises(InputError, match="at least one step"):
+        tuned(passes, n_steps=0)
