@@ -8,7 +8,10 @@ from pathlib import Path
 from probenc_support import execute, matrix
 
 
-configfile: "config.yaml"
+# A file named on the command line stands in place of config.yaml, not on top of it.
+if "models" not in config:
+
+    configfile: "config.yaml"
 
 
 RUNS = execute.RUNS.as_posix()
