@@ -1,0 +1,763 @@
+"""Steering: an edit of one token's row of E that multiplies its mean probability (section 3).
+
+An edit along a direction v [d] with the step t is E_w' = E_w + t v. At position n it moves the
+logit of w by u_n = t g_n with g_n = v . h_n, and everything else follows in closed form from u_n
+and p_n = P(w | n), without a second pass of the model. The linear rule for a wanted scale r is
+t = log r, which is exact where g_n = 1 at every position and p_n is small; `solve_steps` finds the
+t that is exact on given positions.
+
+Arithmetic is float64; logarithms are natural (nats).
+"""
+
+import hashlib
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probenc_support import cache, corpora, inference, models
+from probenc_support.errors import InputError
+from probenc_support.inference import Detection
+from probenc_support.models import LanguageModel
+
+_BLOCK = 2**18
+"""Entries of a [positions, tokens] block: two megabytes in float64, so that it stays in cache."""
+
+RIDGES = (0.0, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+"""Ridges that `choose_ridge` tries, in units of the mean variance of the hidden states."""
+
+
+# -------------------------------------------------------------------------------------- directions
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean and covariance of hidden states: all that a minimum-variance direction needs."""
+
+    n: int
+    """Positions."""
+    mean: Tensor
+    """[d] float64"""
+    cov: Tensor
+    """[d, d] float64, divided by n"""
+
+    @classmethod
+    def of(cls, h: Tensor) -> "Moments":
+        """The moments of hidden states h [n, d]."""
+        wide = h.double()
+        mean = wide.mean(0)
+        centred = wide - mean
+        return cls(len(h), mean, centred.T @ centred / len(h))
+
+    @classmethod
+    def pool(
+        cls, parts: Sequence["Moments"], *, shares: Sequence[float] | None = None
+    ) -> "Moments":
+        """The moments of several corpora together, by their size or by given `shares`."""
+        share = torch.tensor(shares or [float(p.n) for p in parts], dtype=torch.float64)
+        share = share / share.sum()
+        mean = torch.stack([p.mean for p in parts]).T @ share
+        second = torch.stack([p.cov + torch.outer(p.mean, p.mean) for p in parts])
+        cov = torch.tensordot(share, second, dims=1) - torch.outer(mean, mean)
+        return cls(sum(p.n for p in parts), mean, cov)
+
+    def unevenness(self, vector: Tensor) -> float:
+        """Mean of (v . h - 1)^2: how far the direction v [d] is from moving all logits alike."""
+        bias = float(vector @ self.mean) - 1.0
+        return bias**2 + float(vector @ self.cov @ vector)
+
+
+def paper_direction(slopes: Tensor, k: int = 10) -> Tensor:
+    """[d] the paper's edit: -Omega / A on the k dimensions of steepest slope, 1/k on each.
+
+    Args:
+        slopes: [d] the fitted A, in nats per unit of E.
+        k: dimensions that are moved; d moves all of them.
+
+    Raises:
+        InputError: k is not between 1 and d.
+    """
+    A = torch.as_tensor(slopes, dtype=torch.float64)
+    if not 1 <= k <= len(A):
+        raise InputError(f"k is {k}; it counts dimensions, so give 1 to {len(A)}.")
+    steepest = A.abs().topk(k).indices
+    vector = torch.zeros_like(A)
+    vector[steepest] = -1.0 / (k * A[steepest])
+    return vector
+
+
+def min_norm(slopes: Tensor) -> Tensor:
+    """[d] the shortest edit with A . D = -log r: v = -A / (A . A)."""
+    A = torch.as_tensor(slopes, dtype=torch.float64)
+    return -A / (A @ A)
+
+
+def mean_hidden(mean: Tensor) -> Tensor:
+    """[d] the shortest edit that moves the mean log-probability by log r: v = m / (m . m)."""
+    m = torch.as_tensor(mean, dtype=torch.float64)
+    return m / (m @ m)
+
+
+def min_variance(moments: Moments, ridge: float = 0.0) -> Tensor:
+    """[d] the edit whose effect varies least between positions while it is log r on average.
+
+    v = (S + ridge s I)^-1 m over m' (S + ridge s I)^-1 m, with m and S the mean and covariance of
+    the hidden states and s the mean variance. A large ridge leads to `mean_hidden`.
+    """
+    d = len(moments.mean)
+    floor = torch.finfo(torch.float64).eps * d
+    level = max(ridge, floor) * float(moments.cov.diagonal().mean())
+    matrix = moments.cov + level * torch.eye(d, dtype=torch.float64)
+    vector: Tensor = torch.linalg.solve(matrix, moments.mean)
+    return vector / (vector @ moments.mean)
+
+
+def choose_ridge(folds: Sequence[Moments], *, ridges: Sequence[float] = RIDGES) -> float:
+    """The ridge whose direction is the least uneven on blocks that it was not fitted on.
+
+    Args:
+        folds: moments of runs of blocks of one corpus, at least two.
+
+    Raises:
+        InputError: fewer than two folds.
+    """
+    if len(folds) < 2:
+        raise InputError("A ridge is chosen on held-out blocks, which takes at least two of them.")
+    rests = [Moments.pool([*folds[:i], *folds[i + 1 :]]) for i in range(len(folds))]
+    return _least_uneven(rests, folds, ridges)
+
+
+def _least_uneven(
+    fitted: Sequence[Moments], held: Sequence[Moments], ridges: Sequence[float]
+) -> float:
+    """The ridge with which directions of `fitted` are the least uneven on `held`, pair by pair."""
+    losses = [
+        sum(h.n * h.unevenness(min_variance(f, ridge)) for f, h in zip(fitted, held, strict=True))
+        for ridge in ridges
+    ]
+    return ridges[min(range(len(ridges)), key=losses.__getitem__)]
+
+
+def scaled_to(vector: Tensor, like: Tensor) -> Tensor:
+    """[d] `vector` with the length of `like`: a control moves E_w as far as what it controls."""
+    return vector * float(like.norm() / vector.norm())
+
+
+def random_direction(like: Tensor, *, seed: int) -> Tensor:
+    """[d] a direction drawn evenly from the sphere, with the length of `like`."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randn(len(like), generator=generator, dtype=torch.float64)
+    return scaled_to(drawn, like)
+
+
+# ------------------------------------------------------------- a direction that holds out of domain
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Positions of one corpus, weighed by the share of the tokens' probability that lies there."""
+
+    name: str
+    h: Tensor
+    """[N, d]"""
+    log_p: Tensor
+    """[N, K] float64 log-probabilities of K sampled tokens"""
+    weight: Tensor
+    """[N] float64, mean 1: the average over those tokens of P(w|n) / a_w"""
+    moments: Moments
+    """Mean and covariance of h under `weight`"""
+
+    @classmethod
+    def of(
+        cls, lm: LanguageModel, name: str, h: Tensor, z: Tensor, tokens: Tensor
+    ) -> "Calibration":
+        """Positions h [N, d] with log-partition z [N]; `tokens` [K] are the sample."""
+        log_p = log_probabilities(lm, tokens, h, z)
+        weight = (log_p - torch.logsumexp(log_p, dim=0)).exp().mean(dim=1) * len(h)
+        return cls(name, h, log_p, weight, weighted_moments(h, weight))
+
+
+def weighted_moments(h: Tensor, weight: Tensor) -> Moments:
+    """Mean and covariance of h [N, d] where position n counts `weight` [N] times, mean 1."""
+    wide = h.double()
+    mean = weight @ wide / weight.sum()
+    centred = wide - mean
+    return Moments(len(h), mean, (centred * weight[:, None]).T @ centred / weight.sum())
+
+
+@dataclass(frozen=True)
+class Robust:
+    """A direction fitted on several corpora at once."""
+
+    vector: Tensor
+    """[d] float64"""
+    ridge: float
+    """Chosen on corpora left out of the fit"""
+    stretch: float
+    """Factor on the step: what corpora left out of the fit fell short of, on the median"""
+    shortfall: dict[str, float]
+    """For each corpus, mean error of log scale over log scale when it was left out of the fit"""
+
+
+def robust(
+    home: Calibration,
+    others: Sequence[Calibration],
+    *,
+    ridges: Sequence[float] = RIDGES,
+    scale: float = 20.0,
+) -> Robust:
+    """The minimum-variance direction of several corpora, meant for text of none of them.
+
+    It differs from `min_variance` in three ways. The detecting corpus counts as much as all the
+    others together, and these count alike. Positions count by the probability that the tokens have
+    there, since a token's mean probability is made where the token is likely, and confident
+    positions are where hidden states stray most. The step is stretched by the median shortfall on
+    one of the others when it is left out of the fit.
+
+    Args:
+        home: the detecting corpus.
+        others: at least one more corpus (never the one that it is evaluated on).
+        scale: where the shortfall is measured.
+
+    Raises:
+        InputError: there are no others.
+    """
+    if not others:
+        raise InputError("A robust direction needs at least one calibration corpus; name some.")
+    moments = [c.moments for c in others]
+    rests = [_pooled(home.moments, [*moments[:i], *moments[i + 1 :]]) for i in range(len(moments))]
+    ridge = _least_uneven(rests, moments, ridges)
+    shortfall = {
+        corpus.name: _shortfall(corpus, min_variance(rest, ridge), math.log(scale))
+        for corpus, rest in zip(others, rests, strict=True)
+    }
+    stretch = 1.0 + float(np.median(list(shortfall.values())))
+    vector = stretch * min_variance(_pooled(home.moments, moments), ridge)
+    return Robust(vector, ridge, stretch, shortfall)
+
+
+def _pooled(home: Moments, others: Sequence[Moments]) -> Moments:
+    """The detecting corpus has half the weight, the others share the other half."""
+    return Moments.pool([home, *others], shares=[max(1.0, len(others)), *(1.0 for _ in others)])
+
+
+def _shortfall(corpus: Calibration, vector: Tensor, step: float) -> float:
+    """Share of the wanted log scale that a direction misses, on average over tokens."""
+    reachable = is_reachable(log_mean(corpus.log_p), step)
+    if not bool(reachable.any()):
+        return 0.0
+    u = step * (corpus.h.double() @ vector)
+    error = achieved(corpus.log_p[:, reachable], u[:, None]) - step
+    return -float(error.mean()) / step
+
+
+# ------------------------------------------------------------------------------------- closed form
+
+
+def log_probabilities(lm: LanguageModel, tokens: Tensor, h: Tensor, z: Tensor) -> Tensor:
+    """[N, K] float64 log P(w|n) of some tokens [K], from h [N, d] and the log-partition z [N]."""
+    return log_probabilities_of_rows(lm.E[tokens], None if lm.b is None else lm.b[tokens], h, z)
+
+
+def log_probabilities_of_rows(E: Tensor, b: Tensor | None, h: Tensor, z: Tensor) -> Tensor:
+    """[N, K] float64 log P for rows E [K, d] of the output embedding and their bias b [K]."""
+    logits = h.double() @ E.to(h.device).double().T
+    if b is not None:
+        logits = logits + b.to(h.device).double()
+    return (logits - z[:, None]).clamp(max=0.0)
+
+
+def log_mean(log_p: Tensor) -> Tensor:
+    """[K] log of the mean probability over positions, from log_p [N, K]."""
+    return torch.logsumexp(log_p, dim=0) - math.log(len(log_p))
+
+
+def is_reachable(log_a: Tensor, log_scale: float | Tensor, *, limit: float = 0.5) -> Tensor:
+    """Whether the wanted mean probability, exp(log_a + log_scale), stays at or below `limit`."""
+    return log_a + log_scale <= math.log(limit)
+
+
+def log_complement(log_p: Tensor) -> Tensor:
+    """log(1 - p) from log p <= 0, to the last digit for small and for large p."""
+    small = torch.log1p(-log_p.exp())
+    large = torch.log(-torch.expm1(log_p))
+    return torch.where(log_p < -math.log(2), small, large)
+
+
+def log_normaliser(log_p: Tensor, u: Tensor) -> Tensor:
+    """log(1 + p (e^u - 1)): how far an edit that moves one logit by u moves the log-partition.
+
+    Where p is small and u moderate the sum is near one and log1p keeps its digits; elsewhere
+    log(e^{log(1 - p)} + e^{log p + u}) neither overflows nor cancels.
+    """
+    near_one = torch.log1p(log_p.exp() * torch.expm1(u.clamp(max=30.0)))
+    far = torch.logaddexp(log_complement(log_p), log_p + u)
+    return torch.where((log_p < -math.log(2)) & (u <= 30.0), near_one, far)
+
+
+def edited_log_p(log_p: Tensor, u: Tensor) -> Tensor:
+    """log of p e^u / (1 + p (e^u - 1)): the edited token's new log-probability."""
+    return log_p + u - log_normaliser(log_p, u)
+
+
+def achieved(log_p: Tensor, u: Tensor) -> Tensor:
+    """[K] log of new over old mean probability when logits move by u [N, K] or [N, 1]."""
+    return log_mean(edited_log_p(log_p, u)) - log_mean(log_p)
+
+
+def divergences(log_p: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """New log-probabilities, KL(old || new) and JS(old, new) at each position, all [N, K].
+
+    One factor scales all other tokens, so both divergences are those between two coins that show
+    w with the old and the new probability: KL >= 0, 0 <= JS <= log 2, in nats.
+    """
+    log_z = log_normaliser(log_p, u)
+    new = log_p + u - log_z
+    kl = (log_z - log_p.exp() * u).clamp(min=0.0)
+    p, q = log_p.exp(), log_complement(log_p).exp()
+    p_new, q_new = new.exp(), (log_complement(log_p) - log_z).exp()
+    half = _relative(p, p_new) + _relative(q, q_new)
+    return new, kl, (half / 2).clamp(0.0, math.log(2))
+
+
+def _relative(x: Tensor, y: Tensor) -> Tensor:
+    """x log(x / m) + y log(y / m) with m = (x + y) / 2."""
+    m = ((x + y) / 2).clamp(min=torch.finfo(x.dtype).tiny)
+    return torch.xlogy(x, x / m) + torch.xlogy(y, y / m)
+
+
+@dataclass(frozen=True, eq=False)
+class TopTwo:
+    """The most probable token of each position and how probable the first two are."""
+
+    ids: Tensor
+    """[N] int64"""
+    first: Tensor
+    """[N] float64 log-probability of the top token"""
+    second: Tensor
+    """[N] float64 log-probability of the runner-up"""
+
+
+@torch.inference_mode()
+def top_two(lm: LanguageModel, h: Tensor, z: Tensor, *, chunk: int = 256) -> TopTwo:
+    """One head pass over h [N, d]: what tells whether an edit changes the top token."""
+    found = []
+    for part in h.split(chunk):
+        logits = part.to(lm.E) @ lm.E.T
+        found.append(torch.topk(logits if lm.b is None else logits + lm.b, 2, dim=1))
+    values = torch.cat([f.values for f in found]).double().cpu() - z[:, None]
+    ids = torch.cat([f.indices[:, 0] for f in found]).cpu()
+    return TopTwo(ids, values[:, 0], values[:, 1])
+
+
+def top_changes(top: TopTwo, tokens: Tensor, log_p: Tensor, u: Tensor) -> Tensor:
+    """[N, K] whether the edit of token k changes the most probable token at position n."""
+    is_top = top.ids[:, None] == tokens
+    rival = torch.where(is_top, top.second[:, None], top.first[:, None])
+    return is_top != (log_p + u > rival)
+
+
+@dataclass(frozen=True, eq=False)
+class Effects:
+    """What edits do, for K tokens (rows) and S scales (columns); means over positions."""
+
+    log_scale: Tensor
+    """[K, S] log of new over old mean probability, nats"""
+    kl: Tensor
+    """[K, S] KL(old || new), nats"""
+    js: Tensor
+    """[K, S] Jensen-Shannon divergence, nats, at most log 2"""
+    top_changed: Tensor
+    """[K, S] share of positions whose most probable token changes; NaN without `top`"""
+
+
+def effects(
+    log_p: Tensor,
+    g: Tensor,
+    steps: Tensor,
+    *,
+    tokens: Tensor | None = None,
+    top: TopTwo | None = None,
+) -> Effects:
+    """Exact effects of edits of single tokens, in closed form: O(N) an edit once log_p is there.
+
+    Args:
+        log_p: [N, K] float64 log-probabilities of the K tokens.
+        g: [N] float64, v . h_n.
+        steps: [K, S] how far each token goes along v; the linear rule has log r in every row.
+        tokens: [K] int64 and
+        top: of the same N positions: count changes of the top token.
+    """
+    columns = max(1, _BLOCK // len(log_p))
+    parts = []
+    for start in range(0, log_p.shape[1], columns):
+        own = slice(start, start + columns)
+        names = None if tokens is None else tokens[own]
+        parts.append(_effects(log_p[:, own].contiguous(), g, steps[own], names, top))
+    return Effects(*(torch.cat(values) for values in zip(*parts, strict=True)))
+
+
+def _effects(
+    log_p: Tensor, g: Tensor, steps: Tensor, tokens: Tensor | None, top: TopTwo | None
+) -> tuple[Tensor, ...]:
+    before = log_mean(log_p)
+    columns = []
+    for step in steps.T:
+        u = g[:, None] * step
+        new, kl, js = divergences(log_p, u)
+        changed = torch.full_like(step, torch.nan)
+        if top is not None and tokens is not None:
+            changed = top_changes(top, tokens, log_p, u).double().mean(dim=0)
+        columns.append((log_mean(new) - before, kl.mean(dim=0), js.mean(dim=0), changed))
+    return tuple(torch.stack(values, dim=1) for values in zip(*columns, strict=True))
+
+
+# ------------------------------------------------------------------------------------------ solver
+
+_TOLERANCE = 1e-10
+_MOST_STEPS = 60
+
+
+def solve_steps(log_p: Tensor, g: Tensor, log_scales: Tensor) -> Tensor:
+    """Steps along a direction that give exactly the wanted scales on these positions.
+
+    Newton's method on log mean p' - log (r a), whose slope is the average of (1 - p') g weighted by
+    p'. Steps are at most 2 nats long.
+
+    Args:
+        log_p: [N, K] float64; g: [N] float64, v . h_n; log_scales: [S], or [K, S], nats.
+
+    Returns:
+        [K, S] float64; NaN where no step was found, so where the direction cannot do it.
+    """
+    K = log_p.shape[1]
+    wanted = log_scales.double().expand(K, -1)
+    columns = max(1, _BLOCK // len(log_p))
+    parts = [
+        torch.stack([_newton(log_p[:, own], g, goal) for goal in wanted[own].T], dim=1)
+        for own in torch.arange(K).split(columns)
+    ]
+    return torch.cat(parts)
+
+
+def _newton(log_p: Tensor, g: Tensor, wanted: Tensor) -> Tensor:
+    """[K] steps for one wanted log scale a token."""
+    goal = log_mean(log_p) + wanted
+    step = wanted.clone()
+    left = torch.nonzero(goal < 0).flatten()
+    step[goal >= 0] = torch.nan
+    for _ in range(_MOST_STEPS):
+        miss, slope = _miss(log_p[:, left], g, step[left], goal[left])
+        open_ = miss.abs() > _TOLERANCE
+        left, miss, slope = left[open_], miss[open_], slope[open_]
+        if not len(left):
+            return step
+        step[left] -= (miss / slope).clamp(-2.0, 2.0)
+    step[left] = torch.nan
+    return step
+
+
+def _miss(log_p: Tensor, g: Tensor, step: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
+    """[K] log mean p' less its goal, and its derivative with respect to the step."""
+    new = edited_log_p(log_p, g[:, None] * step)
+    p = new.exp()
+    slope = (g[:, None] * p * log_complement(new).exp()).sum(dim=0) / p.sum(dim=0)
+    return log_mean(new) - goal, slope
+
+
+def joint_log_p(log_p: Tensor, u: Tensor) -> Tensor:
+    """[N, K] new log-probabilities when all K tokens are edited at once.
+
+    Args:
+        log_p: [N, K] of distinct tokens; u: [N, K], how far each logit moves.
+    """
+    rest = torch.log1p(-log_p.exp().sum(dim=1).clamp(max=1.0))
+    log_z = torch.logsumexp(torch.cat([log_p + u, rest[:, None]], dim=1), dim=1)
+    return log_p + u - log_z[:, None]
+
+
+def solve_jointly(log_p: Tensor, g: Tensor, log_scales: Tensor) -> Tensor:
+    """Steps [K] that give K tokens their scales at once, each edit aware of the others.
+
+    Damped Newton on the K equations log mean p'_k = log (r_k a_k).
+
+    Raises:
+        InputError: no such steps along this direction.
+    """
+    goal = log_mean(log_p) + log_scales
+    step = log_scales.double().clone()
+    miss, slopes = _joint_miss(log_p, g, step, goal)
+    for _ in range(_MOST_STEPS):
+        if float(miss.abs().max()) < _TOLERANCE:
+            return step
+        full = torch.linalg.lstsq(slopes, miss[:, None]).solution[:, 0].clamp(-2.0, 2.0)
+        step, miss, slopes = _damped(log_p, g, step, full, miss, goal)
+    raise InputError(
+        "These scales cannot be reached together along this direction: ask for scales nearer to 1, "
+        "for fewer tokens, or use the minimum-variance direction."
+    )
+
+
+def _damped(
+    log_p: Tensor, g: Tensor, step: Tensor, full: Tensor, miss: Tensor, goal: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The longest of the steps 1, 1/2, 1/4, ... that comes nearer to the goal."""
+    for halvings in range(12):
+        tried = step - full / 2**halvings
+        found, slopes = _joint_miss(log_p, g, tried, goal)
+        if float(found.norm()) < float(miss.norm()):
+            break
+    return tried, found, slopes
+
+
+def _joint_miss(log_p: Tensor, g: Tensor, step: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
+    """[K] log mean p' less its goal, and its Jacobian [K, K] with respect to the steps."""
+    new = joint_log_p(log_p, g[:, None] * step)
+    p = new.exp()
+    weighted = g[:, None] * p
+    crossed = torch.diag(weighted.sum(dim=0)) - p.T @ weighted
+    return log_mean(new) - goal, crossed / p.sum(dim=0)[:, None]
+
+
+# ------------------------------------------------------------------------------------ side effects
+
+
+@torch.inference_mode()
+def moved_besides(
+    lm: LanguageModel,
+    h: Tensor,
+    z: Tensor,
+    log_a: Tensor,
+    token: int,
+    u: Tensor,
+    *,
+    most: int = 512,
+) -> Tensor:
+    """[V] change of log a of all tokens, from the `most` positions that the edit disturbs most.
+
+    Args:
+        h: [N, d]; z: [N]; log_a: [V] over these positions; u: [N], how far the token's logit moves.
+
+    Returns:
+        [V] float64, nats; the edited token's own entry is its full change. Other positions move
+        the other tokens by less than these, and are left out.
+    """
+    log_p = log_probabilities(lm, torch.tensor([token]), h, z)[:, 0]
+    factor = torch.expm1(-log_normaliser(log_p, u))
+    worst = factor.abs().topk(min(most, len(h))).indices
+    logits = h[worst].to(lm.E) @ lm.E.T
+    p = torch.exp((logits if lm.b is None else logits + lm.b).double().cpu() - z[worst, None])
+    change = torch.log1p((factor[worst] @ p / len(h) / log_a.exp()).clamp(min=-1 + 1e-12))
+    change[token] = achieved(log_p[:, None], u[:, None])[0]
+    return change
+
+
+def nearest(E: Tensor, row: Tensor, among: Tensor, n: int = 5) -> Tensor:
+    """[n] the tokens of `among` [m] whose centred rows of E [V, d] have the largest cosine.
+
+    Args:
+        row: [d] what they are compared with, centred alike.
+    """
+    rows = E[among].double()
+    centre = rows.mean(dim=0)
+    cosine = torch.nn.functional.cosine_similarity(rows - centre, row.double() - centre)
+    return among[cosine.topk(n).indices]
+
+
+def over_the_ranking(log_a: Tensor, tokens: Tensor, n: int) -> Tensor:
+    """[n] tokens spread evenly over the ranking of `tokens` [m] by log_a [V], likeliest first."""
+    ranked = tokens[torch.argsort(log_a[tokens], descending=True, stable=True)]
+    return ranked[torch.linspace(0, len(ranked) - 1, min(n, len(ranked))).round().long()]
+
+
+# ---------------------------------------------------------------------------------- the real thing
+
+
+@dataclass(frozen=True, eq=False)
+class Steered:
+    """A model while it is steered."""
+
+    lm: LanguageModel
+    """The model with the edited output embedding: its own E, untied"""
+    tokens: Tensor
+    """[K] int64 the edited tokens"""
+    scales: Tensor
+    """[K] float64 wanted factors on their mean probabilities"""
+    steps: Tensor
+    """[K] float64 how far each went along the direction"""
+    before: Tensor
+    """[K] float64 mean probabilities on the detecting corpus before the edit"""
+    expected: Tensor
+    """[K] float64 the same afterwards, in closed form"""
+
+    def save_steered(self, path: str | Path) -> Path:
+        """Writes the steered model as a folder that transformers loads, all of it or nothing.
+
+        Raises:
+            InputError: something is at `path` already, or it cannot be written.
+        """
+        path = Path(path).expanduser()
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise InputError(f"{path} exists already; name a new folder for the steered model.")
+        with cache.atomic_path(path) as temporary, models.quiet():
+            self.lm.model.save_pretrained(temporary)
+            self.lm.tokenizer.save_pretrained(temporary)
+        return path
+
+
+@contextmanager
+def steer(
+    lm: LanguageModel,
+    scales: Mapping[str | int, float],
+    *,
+    detection: Detection | None = None,
+    direction: Tensor | None = None,
+    exact: bool = True,
+) -> Iterator[Steered]:
+    """Inside the context the model gives some tokens `scales` times their mean probability.
+
+    The rows of these tokens in the output embedding are replaced; a tied head is untied first, so
+    that the input embedding stays. On leaving, also by an exception, everything is as it was.
+
+    Args:
+        scales: token (a text that is one token, or an id) to factor, for instance
+            `{" Paris": 5.0, " London": 0.2}`.
+        detection: the corpus on which the factors hold; by default the built-in docstrings.
+        direction: [d] along which rows move; by default the minimum-variance direction.
+        exact: solve for the steps, all tokens together; else the linear rule, step = log r.
+
+    Raises:
+        InputError: a name that is not one token, an id without a token, a factor that is not
+            positive, or mean probabilities that would pass 1.
+    """
+    tokens, factors = _wanted(lm, scales)
+    if detection is None:
+        detection = default_detection(lm)
+    vector = default_direction(detection) if direction is None else direction.double()
+    log_p = log_probabilities(lm, tokens, detection.h, detection.z)
+    _check_reachable(lm, tokens, factors, log_mean(log_p))
+    g = detection.h.double() @ vector
+    steps = solve_jointly(log_p, g, factors.log()) if exact else factors.log()
+    after = log_mean(joint_log_p(log_p, g[:, None] * steps)).exp()
+    with edited_rows(lm, tokens, torch.outer(steps, vector)) as edited:
+        yield Steered(edited, tokens, factors, steps, log_mean(log_p).exp(), after)
+
+
+def default_detection(lm: LanguageModel) -> Detection:
+    """The pass over 16,384 positions of the built-in docstrings, from the cache if there."""
+    length = min(256, lm.context_length)
+    return inference.detect(lm, corpora.blocks("docstrings", lm.tokenizer, sequence_length=length))
+
+
+def default_direction(detection: Detection) -> Tensor:
+    """[d] minimum variance, its ridge chosen on held-out groups of blocks."""
+    return min_variance(Moments.of(detection.h), choose_ridge(folds(detection)))
+
+
+def folds(detection: Detection, n: int = 4) -> list[Moments]:
+    """Moments of n runs of consecutive positions of the pass (of fewer, if it has not so many)."""
+    return [Moments.of(part) for part in detection.h.tensor_split(min(n, len(detection.h) // 2))]
+
+
+def _wanted(lm: LanguageModel, scales: Mapping[str | int, float]) -> tuple[Tensor, Tensor]:
+    """Ids and factors, checked."""
+    if not scales:
+        raise InputError("No token is named; give a mapping such as {' Paris': 5.0}.")
+    ids = [_token(lm, name) for name in scales]
+    for name, other in zip(scales, ids, strict=True):
+        if ids.count(other) > 1:
+            raise InputError(f"The token {name!r} is named twice; give it one scale.")
+    for name, scale in scales.items():
+        number = isinstance(scale, int | float) and not isinstance(scale, bool)
+        if not number or not 0 < scale < math.inf:
+            raise InputError(f"The scale of {name!r} is {scale!r}; it must be a positive number.")
+    return torch.tensor(ids), torch.tensor([float(s) for s in scales.values()], dtype=torch.float64)
+
+
+def _token(lm: LanguageModel, name: str | int) -> int:
+    if isinstance(name, str):
+        return lm.token_id(name)
+    if isinstance(name, bool) or not isinstance(name, int) or name not in set(lm.tokens.tolist()):
+        raise InputError(
+            f"{name!r} is no token of {lm.name}; name a text that is one token, or an id that its "
+            "tokenizer knows."
+        )
+    return name
+
+
+def _check_reachable(lm: LanguageModel, tokens: Tensor, factors: Tensor, log_a: Tensor) -> None:
+    wanted = factors * log_a.exp()
+    for token, factor, a, goal in zip(tokens, factors, log_a.exp(), wanted, strict=True):
+        if goal >= 1:
+            raise InputError(
+                f"{lm.token_text(int(token))!r} has mean probability {float(a):.3g}, so "
+                f"{float(factor):g} times that is no probability; ask for less than {1 / a:.3g}."
+            )
+    if float(wanted.sum()) >= 1:
+        raise InputError(
+            f"Together these tokens would need a mean probability of {float(wanted.sum()):.3g}, "
+            "which is above 1; ask for smaller scales or fewer tokens."
+        )
+
+
+@contextmanager
+def edited_rows(lm: LanguageModel, tokens: Tensor, change: Tensor) -> Iterator[LanguageModel]:
+    """Adds `change` [K, d] to rows of the output embedding, in a matrix of the head's own.
+
+    The head's weight is replaced by an edited copy, never written to: the input embedding that may
+    share it, and lm.E, stay. On leaving, the old weight is put back.
+    """
+    head: Any = lm.model.get_output_embeddings()
+    old = head.weight
+    new = old.detach().clone()
+    scale = models.logit_scale(lm.model.config)
+    change = change.to(device=new.device, dtype=torch.float64) / scale
+    new[tokens] = (new[tokens].double() + change).to(new.dtype)
+    configs = _tying_configs(lm.model)
+    was_tied = [config.__dict__.get("tie_word_embeddings") for config in configs]
+    try:
+        head.weight = torch.nn.Parameter(new, requires_grad=False)
+        for config in configs:
+            config.tie_word_embeddings = False
+        yield _as_edited(lm, new, scale, tokens, change)
+    finally:
+        head.weight = old
+        for config, tied in zip(configs, was_tied, strict=True):
+            _restore(config, tied)
+
+
+def _tying_configs(model: Any) -> list[Any]:
+    """The configuration and, of models with several parts, that of the text model."""
+    text = model.config.get_text_config()
+    return [model.config] if text is model.config else [model.config, text]
+
+
+def _restore(config: Any, tied: bool | None) -> None:
+    if tied is None:
+        config.__dict__.pop("tie_word_embeddings", None)
+    else:
+        config.tie_word_embeddings = tied
+
+
+def _as_edited(
+    lm: LanguageModel, weight: Tensor, scale: float, tokens: Tensor, change: Tensor
+) -> LanguageModel:
+    """The model with its new E, and a hash of its own so that no cached pass is taken for its."""
+    digest = hashlib.sha256(lm.weights_hash.encode())
+    for array in (tokens, change.cpu()):
+        digest.update(array.contiguous().numpy().tobytes())
+    E = (weight if weight.dtype == torch.float64 else weight.float()) * scale
+    return replace(lm, E=E, tied=False, weights_hash=digest.hexdigest())
+
+
+def calibrations(
+    lm: LanguageModel, detections: Iterable[tuple[str, Detection]], tokens: Tensor
+) -> list[Calibration]:
+    """What `robust` needs of some passes; `tokens` [K] is the sample that weighs the positions."""
+    return [Calibration.of(lm, name, found.h, found.z, tokens) for name, found in detections]
