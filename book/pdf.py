@@ -18,7 +18,9 @@ def main() -> int:
         program = Path(sys.executable).with_name("jupyter-book")
         one_page = [str(program), "build", ".", "--builder", "singlehtml", "-q"]
         subprocess.run([*one_page, "--path-output", folder], check=True)
-        page = Path(folder) / "_build" / "singlehtml" / "book" / "intro.html"
+        # Its links to scripts and styles count from the root of the site.
+        site = Path(folder) / "_build" / "singlehtml"
+        page = Path(shutil.copy(site / "book" / "intro.html", site))
         _print(chromium, page, folder)
     print(f"Open {PDF.resolve()} ({PDF.stat().st_size / 1e6:.1f} MB)")
     return 0
