@@ -65,8 +65,9 @@ class Recipe:
     """Steps between checkpoints after step 512."""
     learning_rate: float
     """Peak, reached after the warm-up; decays to a tenth by half a cosine."""
-    warmup: float = 0.01
-    """Share of the steps."""
+    warmup: float = 0.1
+    """Share of the steps. Pythia's warm-up is a hundredth of a run two hundred times as long, and
+    covers all of its log-spaced checkpoints; a tenth does so here up to step 64."""
     weight_decay: float = 0.01
     """Of matrices; norms and biases have none."""
     dropout: float = 0.0
@@ -350,11 +351,10 @@ class _Run:
 
     def finish(self) -> None:
         """Writes the record of the complete run, and drops the optimiser's state."""
-        counts = self.text.counts(self.recipe, self.seed)
-        with cache.atomic_path(self.folder / "token_counts.npy") as path, path.open("wb") as stream:
-            np.save(stream, counts)
-        with cache.atomic_path(self.folder / "held_out.npy") as path, path.open("wb") as stream:
-            np.save(stream, self.text.held_out)
+        seen = [self.text.counts(self.recipe, self.seed, s) for s in self.recipe.checkpoints]
+        self._save("token_counts", seen[-1])
+        self._save("token_counts_by_checkpoint", np.stack(seen))
+        self._save("held_out", self.text.held_out)
         record = {
             "recipe": asdict(self.recipe),
             "seed": self.seed,
@@ -372,6 +372,10 @@ class _Run:
         with cache.atomic_path(self.folder / "training.json") as path:
             path.write_text(json.dumps(record), encoding="utf-8")
         (self.folder / "state.pt").unlink(missing_ok=True)
+
+    def _save(self, name: str, table: NDArray[np.int64]) -> None:
+        with cache.atomic_path(self.folder / f"{name}.npy") as path:
+            np.save(path, table)
 
 
 def _device_name(device: torch.device) -> str:
@@ -418,7 +422,8 @@ def train(
     The weights depend on recipe, text, seed, and on the machine's arithmetic (number of threads,
     processor), but not on interruptions: a run that was killed at any step and started again ends
     with the same weights. Beside the checkpoints `step<n>` lie `training.json` (the record, losses
-    included), `token_counts.npy` ([V], exact) and `held_out.npy` ([n, T] token ids).
+    included), `token_counts.npy` ([V], exact), the same up to each checkpoint
+    (`token_counts_by_checkpoint.npy`, [n_checkpoints, V]) and `held_out.npy` ([n, T] token ids).
 
     Args:
         recipe: one of `RECIPES`, or one's own.
