@@ -126,6 +126,14 @@ def training_run(name: str, *, seed: int = 0, device: str = "auto") -> TrainingR
     return _run(name, source, _hub_revisions(source), local=False)
 
 
+def seeds(name: str, first: int, count: int) -> list[int]:
+    """Seeds of the runs that there are of a model: as many as one wants where it is trained here,
+    else the one that was trained elsewhere."""
+    entry = models.ROSTER.get(name)
+    here = entry is not None and entry.source.startswith("trained:")
+    return list(range(first, first + count)) if here else [first]
+
+
 def _run(name: str, source: str, revisions: Sequence[str], *, local: bool) -> TrainingRun:
     by_step: dict[int, str] = {}
     for revision in revisions:

@@ -125,6 +125,22 @@ def read_counts(path: Path, n_rows: int) -> NDArray[np.int64]:
     return np.pad(table.astype(np.int64), (0, n_rows - len(table)))
 
 
+def r2_of_text_so_far(run: TrainingRun, known: Frequencies) -> Array | None:
+    """[n_steps] R^2 of -log frequency on the log count in the text read until each checkpoint.
+
+    What a model could know at best, had it counted: a fit cannot be expected above it. Half a count
+    is added, so that tokens not yet seen have a value. None where only the total is known.
+    """
+    path = Path(run.source) / "token_counts_by_checkpoint.npy"
+    if not (run.local and path.is_file()):
+        return None
+    written = training.record(Path(run.source))["recipe"]
+    rows = training.Recipe(**written).checkpoints
+    table = np.load(path, allow_pickle=False)[[rows.index(step) for step in run.steps]]
+    seen = np.log(table[:, known.tokens] + 0.5)
+    return np.array([np.corrcoef(row, known.y)[0, 1] ** 2 if row.std() else 0.0 for row in seen])
+
+
 # ----------------------------------------------------------------------------------- frequency fits
 
 
@@ -256,25 +272,30 @@ class Convergence:
         return cast(Array, np.sqrt(draws / draws[:, :1]))
 
 
-def convergence(run: TrainingRun) -> Convergence:
-    """Distances of the parameters from those at the last step of the run.
+def convergence(run: TrainingRun, *, embedding_only: bool = False) -> Convergence:
+    """Distances of the parameters (or of E alone) from those at the last step of the run.
 
     Four checkpoints are in memory at a time.
     """
     steps = run.steps
-    first, final = run.weights(steps[0]), run.weights(steps[-1])
+
+    def read(step: int) -> dict[str, Tensor]:
+        return {HEADS[0]: run.embedding(step)} if embedding_only else run.weights(step)
+
+    first, final = read(steps[0]), read(steps[-1])
     members = _groups(final)
     sums = {group: _Sums() for group in members}
     before = first
     for step in steps:
-        now = run.weights(step)
+        now = read(step)
         for group, names in members.items():
             for name in names:
                 sums[group].add(first[name], before[name], now[name], final[name])
             sums[group].next()
         before = now
-    sums[BODY] = _Sums.join([sums[group] for group in members if group != EMBEDDING])
-    sums[WHOLE] = _Sums.join([sums[group] for group in members])
+    if rest := [sums[group] for group in members if group != EMBEDDING]:
+        sums[BODY] = _Sums.join(rest)
+        sums[WHOLE] = _Sums.join([*rest, sums[EMBEDDING]])
     spans = np.diff(steps, prepend=steps[0]).astype(np.float64)
     return Convergence(
         groups=list(sums),
@@ -503,12 +524,14 @@ class Dynamics:
     frequencies: Frequencies
     fits: list[FrequencyFit]
     """One a step."""
-    convergence: Convergence | None
-    """None where only E was fetched."""
+    convergence: Convergence
+    """Of all groups of parameters, or of E alone where nothing else was fetched."""
     behaviour: list[Behaviour]
     """One a step; empty where only E was fetched."""
     loss_of_unigram: float
     """Loss of the frequencies alone on the same text; NaN where no text was read."""
+    r2_text_so_far: Array | None
+    """See `r2_of_text_so_far`."""
 
     @property
     def steps(self) -> list[int]:
@@ -535,6 +558,8 @@ class Dynamics:
                 "r2_adj_shuffled_largest": [float(f.r2_adj_shuffled.max()) for f in self.fits],
             }
         )
+        if self.r2_text_so_far is not None:
+            table["r2_text_so_far"] = self.r2_text_so_far
         for name in ("loss", "r2_adj_log_a", "kl_unigram", "kl_average_unigram"):
             if self.behaviour:
                 table[name] = [getattr(found, name) for found in self.behaviour]
@@ -543,8 +568,6 @@ class Dynamics:
     def by_group(self) -> pd.DataFrame:
         """One row a step and group of parameters."""
         found = self.convergence
-        if found is None:
-            return pd.DataFrame(columns=["step", "group", "distance", "change_a_step", "cosine"])
         tables = [
             pd.DataFrame(
                 {
@@ -566,16 +589,10 @@ class Dynamics:
         found = [halfway_of(FREQUENCY, self.steps, self.r2_adj, draws)]
         if self.behaviour:
             found.append(halfway_of(LOSS, self.steps, self.loss, self._losses(**options)))
-        if self.convergence:
-            found += [
-                halfway_of(
-                    group,
-                    self.convergence.steps,
-                    self.convergence.distance(group),
-                    self.convergence.bootstrap(group, **options),
-                )
-                for group in self.convergence.groups
-            ]
+        for group in self.convergence.groups:
+            distance = self.convergence.distance(group)
+            draws = self.convergence.bootstrap(group, **options)
+            found.append(halfway_of(group, self.steps, distance, draws))
         return found
 
     def _losses(self, *, n_replicates: int, seed: int) -> Array:
@@ -591,16 +608,34 @@ class Dynamics:
         return float(np.interp(np.log1p(step), np.log1p(self.steps), fallen))
 
 
-def comes_first(found: Sequence[Halfway], others: Sequence[str] = (EMBEDDING, BODY)) -> bool:
-    """C7's rule: frequency is half-way before all the others are, and the intervals lie apart.
+def emergence_table(found: Sequence[Dynamics], *, n_replicates: int, seed: int) -> pd.DataFrame:
+    """Half-way steps of every run: columns run, what, step, low, high."""
+    rows = [
+        (each.run.name, half.name, half.step, half.low, half.high)
+        for each in found
+        for half in each.emergence(n_replicates=n_replicates, seed=seed)
+    ]
+    return pd.DataFrame(rows, columns=["run", "what", "step", "low", "high"])
+
+
+def comes_first(table: pd.DataFrame, *, before: Iterable[str]) -> bool:
+    """Whether in every run frequency is half-way before all of the others, the intervals apart.
+
+    Args:
+        table: see `emergence_table`.
+        before: names in its column `what`.
 
     Raises:
-        InputError: one of the others was not measured.
+        InputError: one of them was not measured.
     """
-    by_name = {half.name: half for half in found}
-    if missing := [name for name in others if name not in by_name]:
-        raise InputError(f"The half-way step of {missing[0]} was not measured.")
-    return all(by_name[FREQUENCY].high < by_name[name].low for name in others)
+    earliest = table[table["what"] == FREQUENCY].set_index("run")
+    for name in before:
+        other = table[table["what"] == name].set_index("run")
+        if other.empty:
+            raise InputError(f"The half-way step of {name} was not measured.")
+        if not (earliest["high"] < other["low"].reindex(earliest.index)).all():
+            return False
+    return True
 
 
 def stopped(found: Dynamics, step: int) -> Dynamics:
@@ -611,7 +646,8 @@ def stopped(found: Dynamics, step: int) -> Dynamics:
         run=run,
         fits=[fit for fit in found.fits if fit.step <= step],
         behaviour=[behaved for behaved in found.behaviour if behaved.step <= step],
-        convergence=convergence(run) if found.convergence else None,
+        convergence=convergence(run, embedding_only=len(found.convergence.groups) == 1),
+        r2_text_so_far=None,
     )
 
 
@@ -620,7 +656,7 @@ def measure(
     *,
     counts: str = "training",
     blocks: Callable[[PreTrainedTokenizerBase], TokenBlocks] | None = None,
-    weights: bool = True,
+    embedding_only: bool = False,
     device: str = "auto",
     dtype: str = "auto",
     seed: int = 0,
@@ -630,11 +666,11 @@ def measure(
     Args:
         counts: see `frequencies`.
         blocks: makes the text to read at each checkpoint; None: none is read.
-        weights: whether the convergence of all parameters is wanted. With `blocks=None` and
-            `weights=False`, only the output embedding of each checkpoint is fetched.
+        embedding_only: fetch only the output embedding of each checkpoint: no text is read, and
+            nothing is said about other parameters.
     """
     tokenizer = run.tokenizer()
-    text = blocks(tokenizer) if blocks else None
+    text = blocks(tokenizer) if blocks and not embedding_only else None
     n_rows = len(run.embedding(run.steps[-1]))
     real = {i for i in tokenizer.get_vocab().values() if 0 <= i < n_rows}
     known = frequencies(run, counts, n_rows=n_rows, tokens=sorted(real))
@@ -652,9 +688,10 @@ def measure(
         run=run,
         frequencies=known,
         fits=fits,
-        convergence=convergence(run) if weights else None,
+        convergence=convergence(run, embedding_only=embedding_only),
         behaviour=shown,
         loss_of_unigram=unigram_loss(text.ids, known.log_unigram) if text else math.nan,
+        r2_text_so_far=r2_of_text_so_far(run, known) if counts == "training" else None,
     )
 
 
