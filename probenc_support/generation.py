@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -147,13 +150,20 @@ def has_mauve() -> bool:
 
 
 def mauve_score(
-    lm: LanguageModel, p: Samples, q: Samples, *, n_buckets: int | None = None, seed: int = 0
+    lm: LanguageModel,
+    p: Samples,
+    q: Samples,
+    *,
+    n_buckets: int | None = None,
+    n_clusterings: int = 5,
+    seed: int = 0,
 ) -> float:
     """MAUVE in [0, 1] between two sets of continuations; 1: not told apart. Symmetric.
 
     A small sample biases it, downwards for samples of one and the same model: compare it with
     the score of two samples of the intact model of the same size (the ceiling).
-    `n_buckets` is the number of clusters, by default a tenth of the texts.
+    `n_buckets` is the number of clusters, by default a tenth of the texts; the score is the mean
+    over `n_clusterings`, since one clustering of a small sample is a matter of luck.
     Raises InputError if mauve-text is not installed or a sample is too small to be clustered.
     """
     if not has_mauve():
@@ -163,11 +173,26 @@ def mauve_score(
     n = min(len(p.ids), len(q.ids))
     if n < 20:
         raise InputError(f"MAUVE of {n} texts says nothing: give at least 20 prompts.")
-    result = importlib.import_module("mauve").compute_mauve(
-        p_features=features(lm, p),
-        q_features=features(lm, q),
-        num_buckets=n_buckets or max(2, round(n / 10)),
-        seed=seed,
-        verbose=False,
-    )
-    return float(result.mauve)
+    compute: Any = importlib.import_module("mauve").compute_mauve
+    options = {
+        "p_features": features(lm, p),
+        "q_features": features(lm, q),
+        "num_buckets": n_buckets or max(2, round(n / 10)),
+    }
+    with _silent():
+        scores = [float(compute(**options, seed=seed + i).mauve) for i in range(n_clusterings)]
+    return float(np.mean(scores))
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keeps faiss, a library in C++, from warning of small samples on the page, over and over."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)

@@ -159,6 +159,21 @@ def token_metric(E: Tensor, weights: Tensor) -> Tensor:
     return (centred.T @ (centred * share[:, None])).double().cpu()
 
 
+def lost_variance(basis: Basis, E: Tensor, h: Tensor, weights: Tensor) -> Tensor:
+    """[d + 1] float64: share of the logits' weighted variance that is lost at each level.
+
+    Entry m is mean_n sum_w weights_w ((E_w - E_mean) . (h_n - kept(h_n, m)))^2 over its value with
+    all h_n replaced by their mean: 0 at m = 0. It needs no softmax, so it explains a ranking, and
+    does not judge one. E: [V, d]; h: [N, d]; weights: [V].
+    """
+    metric = token_metric(E, weights)
+    centred = h.double().cpu() - basis.mean
+    codes = basis.encode @ (centred.T @ centred / len(h)) @ basis.encode.T
+    parts = (basis.decode.T @ metric @ basis.decode) * codes
+    lost = torch.cat([torch.zeros(1).double(), parts.cumsum(0).cumsum(1).diagonal()])
+    return lost / (metric * _moments(h, 0.0)[1]).sum()
+
+
 def power_weights(log_a: Tensor, power: float) -> Tensor:
     """[V] float64 a^power, up to a factor: 0 counts all tokens alike, 1 counts occurrences."""
     return torch.softmax(power * log_a.double(), dim=0)
@@ -170,7 +185,7 @@ def _moments(h: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
     mean = wide.mean(dim=0)
     centred = wide - mean
     cov = centred.T @ centred / len(h)
-    floor = ridge * float(cov.diagonal().mean()) or ridge
+    floor = ridge * float(cov.diagonal().mean())
     return mean, cov + floor * torch.eye(len(cov), dtype=torch.float64)
 
 

@@ -144,6 +144,23 @@ def test_rotation_has_the_least_weighted_error_of_its_rank(removed: int) -> None
     )
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_lost_variance_is_the_weighted_squared_error(method: str) -> None:
+    E, h, _ = problem()
+    weights = torch.linspace(1, 3, V).double() / torch.linspace(1, 3, V).double().sum()
+    basis = bases(E, h)[method]
+    centred = E - weights @ E
+
+    def error(kept: Tensor) -> float:
+        return float((((kept - h) @ centred.T).square() @ weights).mean())
+
+    total = error(h.mean(0).expand_as(h))
+    lost = pruning.lost_variance(basis, E, h, weights)
+    for removed in range(D):
+        expected = error(basis.kept(h, removed)) / total
+        assert float(lost[removed]) == pytest.approx(expected, abs=1e-9)
+
+
 def test_a_singular_covariance_is_no_obstacle() -> None:
     E, h, _ = problem()
     h[:, 2] = h[:, 1]
