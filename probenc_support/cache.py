@@ -18,7 +18,9 @@ from probenc_support.errors import InputError
 KINDS = ("models", "corpora", "passes", "training")
 """Subfolders of the cache."""
 
-_UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
+_UNWRITABLE = {
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENOTDIR
+}  # fmt: skip
 
 
 def cache_dir() -> Path:

@@ -4,10 +4,12 @@ Memory is bounded by chunk x V, never N x V. Probabilities are accumulated so th
 underflows. The pass is kept in the user's cache by what went into it, and resumes after a kill.
 """
 
+import errno
 import hashlib
 import json
 import math
 import os
+import re
 import resource
 import sys
 import time
@@ -254,7 +256,8 @@ def _write(path: Path, part: dict[str, Tensor]) -> None:
         try:
             save_file(part, temporary, metadata={"sha256": _checksum(part)})
         except SafetensorError as error:
-            raise OSError(28 if "No space" in str(error) else 5, str(error)) from error
+            code = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(code[1]) if code else errno.EIO, str(error)) from error
 
 
 def _read(path: Path) -> dict[str, Tensor] | None:

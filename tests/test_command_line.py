@@ -1,0 +1,137 @@
+"""The command line: answers, exit codes, one sentence for bad input, nothing left behind."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Runs `python -m probenc_support` in an empty folder with a cache of its own."""
+
+    def command(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        variables = {**os.environ, "PROBENC_CACHE": str(tmp_path / "cache"), **environment}
+        return subprocess.run(
+            [sys.executable, "-m", "probenc_support", *words],
+            capture_output=True, text=True, cwd=tmp_path, env=variables, timeout=300, check=False,
+        )  # fmt: skip
+
+    return command
+
+
+def test_every_command_has_help(run: Run) -> None:
+    overview = run("--help")
+    assert overview.returncode == 0
+    for name in ("models", "fetch", "run", "train", "cache", "doctor"):
+        assert name in overview.stdout
+        assert run(name, "--help").returncode == 0
+
+
+def test_models_lists_the_roster(run: Run) -> None:
+    listed = run("models")
+    assert listed.returncode == 0
+    assert "smollm2-135m-instruct" in listed.stdout
+    assert "EleutherAI/pythia-12b" in listed.stdout
+
+
+def test_doctor_says_what_is_there(run: Run) -> None:
+    said = run("doctor")
+    assert said.returncode in (0, 1)
+    assert "torch" in said.stdout
+    assert "Traceback" not in said.stderr
+
+
+def test_cache_lists_and_clears(run: Run, tmp_path: Path) -> None:
+    assert run("fetch", "docstrings:numpy").returncode == 0
+    listed = run("cache", "--list")
+    assert "docstrings-numpy" in listed.stdout
+    assert run("cache", "--clear", "passes").returncode == 0
+    assert "docstrings-numpy" in run("cache").stdout
+    assert run("cache", "--clear").returncode == 0
+    assert "docstrings-numpy" not in run("cache").stdout
+    assert run("cache", "--clear", "nonsense").returncode == 2
+
+
+def _refused(done: subprocess.CompletedProcess[str], message: str, folder: Path) -> None:
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    left = [p for p in folder.rglob("*") if p.suffix in (".safetensors", ".ipynb", ".parquet")]
+    assert all("failed" in p.parts for p in left), left
+    assert not list(folder.rglob(".tmp-*"))
+
+
+SMALL = ("-p", "n_positions", "256", "-p", "sequence_length", "32")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("-p", "n_postions", "5"), "no parameter 'n_postions'; did you mean n_positions?"),
+        (("-p", "n_positions", "many"), "n_positions must be a whole number"),
+        (("-p", "n_positions", "0"), "n_positions is 0"),
+        (("-p", "n_positions", "-64"), "n_positions is -64"),
+        (("--corpus", "missing.txt", *SMALL), "no corpus 'missing.txt'"),
+        (("--corpus", "empty.txt", *SMALL), "holds no text"),
+        (("--corpus", "ten.txt", *SMALL), "too few for one block"),
+        (("--corpus", "binary.txt", *SMALL), "binary"),
+        (("-p", "sequence_length", "128", "--corpus", "good.txt"), "model's context of 64"),
+    ],
+)
+def test_bad_parameters_end_in_one_sentence(
+    run: Run, tmp_path: Path, tiny_folder: Path, text_file: Path, words: Any, message: str
+) -> None:
+    (tmp_path / "empty.txt").write_bytes(b"")
+    (tmp_path / "ten.txt").write_text("one two three")
+    (tmp_path / "binary.txt").write_bytes(b"PK\x00\x03" * 100)
+    (tmp_path / "good.txt").write_bytes(text_file.read_bytes())
+    folder = tmp_path / "out"
+    done = run(
+        "run", "--model", str(tiny_folder), "--notebook", "01", "--results-dir", str(folder), *words
+    )
+    _refused(done, message, folder)
+
+
+def test_unknown_models_and_notebooks(run: Run, tmp_path: Path, tiny_folder: Path) -> None:
+    folder = tmp_path / "out"
+    done = run("run", "--model", "smolm2", "--notebook", "01", "--results-dir", str(folder))
+    _refused(done, "the nearest names are smollm2", folder)
+    done = run("run", "--model", str(tiny_folder), "--notebook", "99")
+    _refused(done, "There is no notebook '99'", folder)
+    _refused(run("fetch", "nobody/nothing"), "cannot be reached", folder)
+
+
+def test_cache_that_cannot_be_written(run: Run, tmp_path: Path, tiny_folder: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    done = run(
+        "run", "--model", str(tiny_folder), "--notebook", "01", "--results-dir", "o",
+        PROBENC_CACHE=str(tmp_path / "file" / "cache"),
+    )  # fmt: skip
+    _refused(done, "PROBENC_CACHE", tmp_path / "o")
+
+
+_LIMITED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+from probenc_support.__main__ import main
+sys.exit(main(["fetch", "docstrings:networkx"]))
+"""
+
+
+def test_disk_that_fills_up(tmp_path: Path) -> None:
+    """The kernel refuses the write half-way; nothing is left of it."""
+    done = subprocess.run(
+        [sys.executable, "-c", _LIMITED], capture_output=True, text=True, check=False,
+        env={**os.environ, "PROBENC_CACHE": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "free some space" in done.stderr
+    assert not list((tmp_path / "corpora").glob("*.json"))
+    assert not list((tmp_path / "corpora").glob(".tmp-*"))
