@@ -103,16 +103,24 @@ class TrainingRun:
         return TrainingRun(self.name, self.source, kept, self.local)
 
 
-def training_run(name: str, *, seed: int = 0, device: str = "auto") -> TrainingRun:
+def training_run(
+    name: str, *, revision: str = "", seed: int = 0, device: str = "auto"
+) -> TrainingRun:
     """The checkpoints of a model: trained here, in a folder, or on the hub.
 
     Args:
         name: roster name, hub id, or folder whose subfolders are revisions (`step0`, `step1`, ...).
+        revision: must be empty, as all revisions are read.
         seed: of models that are trained here; others have the run that they have.
 
     Raises:
-        InputError: no such model, or it has fewer than three checkpoints.
+        InputError: no such model, it has fewer than three checkpoints, or a revision is named.
     """
+    if revision:
+        raise InputError(
+            f"revision is {revision!r}, but all checkpoints of {name} are read: leave it empty, and "
+            "choose steps by the parameter checkpoints."
+        )
     entry, named_seed = models.roster_entry(name)
     seed = seed + named_seed
     source = entry.source if entry else name
@@ -126,6 +134,12 @@ def training_run(name: str, *, seed: int = 0, device: str = "auto") -> TrainingR
     if entry is None and "/" not in name:
         models.fetch(name)
     return _run(name, source, _hub_revisions(source), local=False)
+
+
+def record(run: TrainingRun) -> dict[str, Any]:
+    """What training here left about a run (see `training.record`); empty for any other run."""
+    here = run.local and (Path(run.source) / "training.json").is_file()
+    return training.record(Path(run.source)) if here else {}
 
 
 def seeds(name: str, first: int, count: int) -> list[int]:

@@ -8,7 +8,7 @@ on text: its loss, and how far its predictions are from the frequencies alone.
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -19,9 +19,8 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
-from probenc_support import corpora, models, training
+from probenc_support import checkpoints, corpora, models, training
 from probenc_support.checkpoints import HEADS, INPUTS, TrainingRun
 from probenc_support.corpora import TokenBlocks
 from probenc_support.errors import InputError
@@ -132,10 +131,10 @@ def r2_of_text_so_far(run: TrainingRun, known: Frequencies) -> Array | None:
     is added, so that tokens not yet seen have a value. None where only the total is known.
     """
     path = Path(run.source) / "token_counts_by_checkpoint.npy"
-    if not (run.local and path.is_file()):
+    record = checkpoints.record(run)
+    if not record or not path.is_file():
         return None
-    written = training.record(Path(run.source))["recipe"]
-    rows = training.Recipe(**written).checkpoints
+    rows = training.Recipe(**record["recipe"]).checkpoints
     table = np.load(path, allow_pickle=False)[[rows.index(step) for step in run.steps]]
     seen = np.log(table[:, known.tokens] + 0.5)
     return np.array([np.corrcoef(row, known.y)[0, 1] ** 2 if row.std() else 0.0 for row in seen])
@@ -452,13 +451,24 @@ def unigram_loss(ids: Tensor, log_unigram: Array) -> float:
     return float(-torch.from_numpy(log_unigram)[ids[:, 1:]].mean())
 
 
-def held_out(run: TrainingRun, corpus: str, n_positions: int) -> TokenBlocks | None:
-    """Blocks of the training corpus that a run left out of training; None where none are known."""
+def text_for(
+    run: TrainingRun, corpus: str, *, n_positions: int = 16384, sequence_length: int = 256
+) -> TokenBlocks:
+    """Blocks of a corpus to judge a run by.
+
+    Of the corpus that a model was trained on here, the blocks that were left out of training (in
+    the length in which they were left out); of any other, its beginning.
+    """
+    held_out = _held_out(run, corpus, n_positions)
+    return held_out or corpora.blocks(
+        corpus, run.tokenizer(), n_positions=n_positions, sequence_length=sequence_length
+    )
+
+
+def _held_out(run: TrainingRun, corpus: str, n_positions: int) -> TokenBlocks | None:
+    record = checkpoints.record(run)
     path = Path(run.source) / "held_out.npy"
-    if not (run.local and path.is_file()):
-        return None
-    record = training.record(Path(run.source))
-    if record["corpus"] != corpus:
+    if not record or record["corpus"] != corpus or not path.is_file():
         return None
     ids = torch.from_numpy(np.load(path, allow_pickle=False))
     count = max(1, min(len(ids), n_positions // ids.shape[1]))
@@ -514,6 +524,28 @@ def halfway_of(name: str, steps: Sequence[int], curve: Array, replicates: Array)
 
 FREQUENCY = "frequency in E"
 LOSS = "loss"
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """Distance of E from its final value (1 to 0) when the frequency fit is half-way."""
+
+    training: float
+    """In training."""
+    straight: float
+    """On the straight line between the same end points, see `straight_line`."""
+
+
+def _first_at(level: float, curve: Array, along: Array) -> float:
+    """The value of `along` where a curve first reaches a level, interpolated; NaN: never."""
+    reached = curve >= level
+    if not reached.any():
+        return math.nan
+    i = int(reached.argmax())
+    if i == 0:
+        return float(along[0])
+    share = (level - curve[i - 1]) / (curve[i] - curve[i - 1])
+    return float(along[i - 1] + share * (along[i] - along[i - 1]))
 
 
 @dataclass(frozen=True)
@@ -602,6 +634,25 @@ class Dynamics:
         draws = rng.integers(len(table), size=(n_replicates, len(table)))
         return cast(Array, table[draws].mean(1))
 
+    def r2_when_loss_fell(self, share: float) -> float:
+        """Adjusted R^2 of frequency when the loss has fallen by a share (0 to 1) of its way."""
+        level = self.loss[0] + share * (self.loss[-1] - self.loss[0])
+        step = crossing(self.steps, self.loss, level)
+        return float(np.interp(np.log1p(step), np.log1p(self.steps), self.r2_adj))
+
+    def ahead_of(self, line: pd.DataFrame) -> "Ahead":
+        """How far E has still to go when the frequency fit is half-way, on two ways to the end.
+
+        Args:
+            line: see `straight_line`, between this run's first and last E.
+        """
+        level = 0.5 * (self.r2_adj[0] + self.r2_adj[-1])
+        ways = (
+            (self.convergence.distance(EMBEDDING), self.r2_adj),
+            (line["distance"].to_numpy(), line["r2_adj"].to_numpy()),
+        )
+        return Ahead(*(_first_at(level, r2_adj, distance) for distance, r2_adj in ways))
+
     def loss_share(self, step: float) -> float:
         """Share of the loss's whole fall that has happened by a step, interpolated; 0 to 1."""
         fallen = (self.loss[0] - self.loss) / (self.loss[0] - self.loss[-1])
@@ -655,7 +706,7 @@ def measure(
     run: TrainingRun,
     *,
     counts: str = "training",
-    blocks: Callable[[PreTrainedTokenizerBase], TokenBlocks] | None = None,
+    blocks: TokenBlocks | None = None,
     embedding_only: bool = False,
     device: str = "auto",
     dtype: str = "auto",
@@ -665,12 +716,12 @@ def measure(
 
     Args:
         counts: see `frequencies`.
-        blocks: makes the text to read at each checkpoint; None: none is read.
+        blocks: the text to read at each checkpoint, see `text_for`; None: none is read.
         embedding_only: fetch only the output embedding of each checkpoint: no text is read, and
             nothing is said about other parameters.
     """
     tokenizer = run.tokenizer()
-    text = blocks(tokenizer) if blocks and not embedding_only else None
+    text = None if embedding_only else blocks
     n_rows = len(run.embedding(run.steps[-1]))
     real = {i for i in tokenizer.get_vocab().values() if 0 <= i < n_rows}
     known = frequencies(run, counts, n_rows=n_rows, tokens=sorted(real))
