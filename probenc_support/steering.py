@@ -26,8 +26,11 @@ from probenc_support.errors import InputError
 from probenc_support.inference import Detection
 from probenc_support.models import LanguageModel
 
-_BLOCK = 2**18
-"""Entries of a [positions, tokens] block: two megabytes in float64, so that it stays in cache."""
+_BLOCK = 2**16
+"""Entries of a [positions, tokens] block: half a megabyte in float64, so that it stays in cache."""
+
+_FAR = 600.0
+"""Nats beyond which a logit is not moved: e^600 is near the end of float64."""
 
 RIDGES = (0.0, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Ridges that `choose_ridge` tries, in units of the mean variance of the hidden states."""
@@ -283,53 +286,30 @@ def is_reachable(log_a: Tensor, log_scale: float | Tensor, *, limit: float = 0.5
     return log_a + log_scale <= math.log(limit)
 
 
-def log_complement(log_p: Tensor) -> Tensor:
-    """log(1 - p) from log p <= 0, to the last digit for small and for large p."""
-    small = torch.log1p(-log_p.exp())
-    large = torch.log(-torch.expm1(log_p))
-    return torch.where(log_p < -math.log(2), small, large)
+def new_probability(log_p: Tensor, u: Tensor) -> Tensor:
+    """p e^u / (1 - p + p e^u), the edited token's new probability, at most 1.
 
-
-def log_normaliser(log_p: Tensor, u: Tensor) -> Tensor:
-    """log(1 + p (e^u - 1)): how far an edit that moves one logit by u moves the log-partition.
-
-    Where p is small and u moderate the sum is near one and log1p keeps its digits; elsewhere
-    log(e^{log(1 - p)} + e^{log p + u}) neither overflows nor cancels.
+    1 - p comes from log p, so that it keeps its digits where p is near one, and a sum of positive
+    terms keeps them too. Underflows only below exp(-700).
     """
-    near_one = torch.log1p(log_p.exp() * torch.expm1(u.clamp(max=30.0)))
-    far = torch.logaddexp(log_complement(log_p), log_p + u)
-    return torch.where((log_p < -math.log(2)) & (u <= 30.0), near_one, far)
-
-
-def edited_log_p(log_p: Tensor, u: Tensor) -> Tensor:
-    """log of p e^u / (1 + p (e^u - 1)): the edited token's new log-probability."""
-    return log_p + u - log_normaliser(log_p, u)
+    raised = (log_p + u.clamp(-_FAR, _FAR)).exp()
+    return raised / (raised - torch.expm1(log_p))
 
 
 def achieved(log_p: Tensor, u: Tensor) -> Tensor:
     """[K] log of new over old mean probability when logits move by u [N, K] or [N, 1]."""
-    return log_mean(edited_log_p(log_p, u)) - log_mean(log_p)
+    return new_probability(log_p, u).mean(dim=0).log() - log_mean(log_p)
 
 
-def divergences(log_p: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """New log-probabilities, KL(old || new) and JS(old, new) at each position, all [N, K].
-
-    One factor scales all other tokens, so both divergences are those between two coins that show
-    w with the old and the new probability: KL >= 0, 0 <= JS <= log 2, in nats.
-    """
-    log_z = log_normaliser(log_p, u)
-    new = log_p + u - log_z
-    kl = (log_z - log_p.exp() * u).clamp(min=0.0)
-    p, q = log_p.exp(), log_complement(log_p).exp()
-    p_new, q_new = new.exp(), (log_complement(log_p) - log_z).exp()
-    half = _relative(p, p_new) + _relative(q, q_new)
-    return new, kl, (half / 2).clamp(0.0, math.log(2))
-
-
-def _relative(x: Tensor, y: Tensor) -> Tensor:
-    """x log(x / m) + y log(y / m) with m = (x + y) / 2."""
-    m = ((x + y) / 2).clamp(min=torch.finfo(x.dtype).tiny)
-    return torch.xlogy(x, x / m) + torch.xlogy(y, y / m)
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Blocks that fit the cache are done sooner than a second thread is woken on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True, eq=False)
@@ -356,13 +336,6 @@ def top_two(lm: LanguageModel, h: Tensor, z: Tensor, *, chunk: int = 256) -> Top
     return TopTwo(ids, values[:, 0], values[:, 1])
 
 
-def top_changes(top: TopTwo, tokens: Tensor, log_p: Tensor, u: Tensor) -> Tensor:
-    """[N, K] whether the edit of token k changes the most probable token at position n."""
-    is_top = top.ids[:, None] == tokens
-    rival = torch.where(is_top, top.second[:, None], top.first[:, None])
-    return is_top != (log_p + u > rival)
-
-
 @dataclass(frozen=True, eq=False)
 class Effects:
     """What edits do, for K tokens (rows) and S scales (columns); means over positions."""
@@ -377,6 +350,7 @@ class Effects:
     """[K, S] share of positions whose most probable token changes; NaN without `top`"""
 
 
+@_one_thread()
 def effects(
     log_p: Tensor,
     g: Tensor,
@@ -387,6 +361,9 @@ def effects(
 ) -> Effects:
     """Exact effects of edits of single tokens, in closed form: O(N) an edit once log_p is there.
 
+    One factor scales all other tokens, so both divergences are those between two coins that show
+    the token with its old and its new probability.
+
     Args:
         log_p: [N, K] float64 log-probabilities of the K tokens.
         g: [N] float64, v . h_n.
@@ -394,28 +371,58 @@ def effects(
         tokens: [K] int64 and
         top: of the same N positions: count changes of the top token.
     """
-    columns = max(1, _BLOCK // len(log_p))
     parts = []
-    for start in range(0, log_p.shape[1], columns):
-        own = slice(start, start + columns)
+    for own in _columns(log_p):
+        block = log_p[:, own].contiguous()
+        values = _effects(block, g, steps[own])
         names = None if tokens is None else tokens[own]
-        parts.append(_effects(log_p[:, own].contiguous(), g, steps[own], names, top))
+        parts.append((*values, _top_changed(top, names, block, g, steps[own])))
     return Effects(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
 
-def _effects(
-    log_p: Tensor, g: Tensor, steps: Tensor, tokens: Tensor | None, top: TopTwo | None
-) -> tuple[Tensor, ...]:
-    before = log_mean(log_p)
-    columns = []
-    for step in steps.T:
-        u = g[:, None] * step
-        new, kl, js = divergences(log_p, u)
-        changed = torch.full_like(step, torch.nan)
-        if top is not None and tokens is not None:
-            changed = top_changes(top, tokens, log_p, u).double().mean(dim=0)
-        columns.append((log_mean(new) - before, kl.mean(dim=0), js.mean(dim=0), changed))
-    return tuple(torch.stack(values, dim=1) for values in zip(*columns, strict=True))
+def _columns(log_p: Tensor) -> Iterator[slice]:
+    """Runs of tokens whose [N, k] block is small."""
+    width = max(1, _BLOCK // len(log_p))
+    return (slice(start, start + width) for start in range(0, log_p.shape[1], width))
+
+
+def _effects(log_p: Tensor, g: Tensor, steps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Log scale, KL and JS, each [K, S]."""
+    p, q = log_p.exp(), -torch.expm1(log_p)
+    found = [_effect(p, q, g[:, None] * step) for step in steps.T]
+    new, kl, js = (torch.stack(values, dim=1) for values in zip(*found, strict=True))
+    kl = kl - (g @ p)[:, None] * steps / len(p)
+    return (new / p.mean(dim=0)[:, None]).log(), kl.clamp(min=0.0), js.clamp(0.0, math.log(2))
+
+
+def _effect(p: Tensor, q: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Means over positions of p', log Z' / Z and JS, where logits of probability p move by u.
+
+    With z = Z' / Z = 1 + p (e^u - 1) and s = p' / p = e^u / z, the Jensen-Shannon divergence of the
+    two coins is log 2 + [p' log s + q log z - (p + p') log(1 + s) - (q + q') log(1 + z)] / 2.
+    """
+    w = torch.expm1(u.clamp(-_FAR, _FAR))
+    log_z = torch.log1p((p * w).clamp(min=-1 + 1e-16))
+    raised = p * (1 + w)
+    z = q + raised
+    new = raised / z
+    s = (1 + w) / z
+    js = new * (u - log_z) + q * log_z
+    js -= (p + new) * torch.log1p(s) + (1 + q - new) * torch.log1p(z)
+    return new.mean(dim=0), log_z.mean(dim=0), math.log(2) + js.mean(dim=0) / 2
+
+
+def _top_changed(
+    top: TopTwo | None, tokens: Tensor | None, log_p: Tensor, g: Tensor, steps: Tensor
+) -> Tensor:
+    """[K, S] share of positions whose top token changes: w rises to the top, or falls from it."""
+    if top is None or tokens is None:
+        return torch.full_like(steps, torch.nan)
+    is_top = top.ids[:, None] == tokens
+    rival = torch.where(is_top, top.second[:, None], top.first[:, None])
+    needed = rival - log_p
+    changed = [is_top != (g[:, None] * step > needed) for step in steps.T]
+    return torch.stack([c.double().mean(dim=0) for c in changed], dim=1)
 
 
 # ------------------------------------------------------------------------------------------ solver
@@ -424,6 +431,7 @@ _TOLERANCE = 1e-10
 _MOST_STEPS = 60
 
 
+@_one_thread()
 def solve_steps(log_p: Tensor, g: Tensor, log_scales: Tensor) -> Tensor:
     """Steps along a direction that give exactly the wanted scales on these positions.
 
@@ -436,26 +444,27 @@ def solve_steps(log_p: Tensor, g: Tensor, log_scales: Tensor) -> Tensor:
     Returns:
         [K, S] float64; NaN where no step was found, so where the direction cannot do it.
     """
-    K = log_p.shape[1]
-    wanted = log_scales.double().expand(K, -1)
-    columns = max(1, _BLOCK // len(log_p))
-    parts = [
-        torch.stack([_newton(log_p[:, own], g, goal) for goal in wanted[own].T], dim=1)
-        for own in torch.arange(K).split(columns)
-    ]
+    wanted = log_scales.double().expand(log_p.shape[1], -1)
+    parts = []
+    for own in _columns(log_p):
+        block = log_p[:, own].contiguous()
+        p, q = block.exp(), -torch.expm1(block)
+        parts.append(torch.stack([_newton(p, q, g, goal) for goal in wanted[own].T], dim=1))
     return torch.cat(parts)
 
 
-def _newton(log_p: Tensor, g: Tensor, wanted: Tensor) -> Tensor:
+def _newton(p: Tensor, q: Tensor, g: Tensor, log_scale: Tensor) -> Tensor:
     """[K] steps for one wanted log scale a token."""
-    goal = log_mean(log_p) + wanted
-    step = wanted.clone()
+    goal = p.mean(dim=0).log() + log_scale
+    step = torch.where(goal < 0, log_scale, torch.nan)
     left = torch.nonzero(goal < 0).flatten()
-    step[goal >= 0] = torch.nan
+    p, q = p[:, left], q[:, left]
     for _ in range(_MOST_STEPS):
-        miss, slope = _miss(log_p[:, left], g, step[left], goal[left])
-        open_ = miss.abs() > _TOLERANCE
-        left, miss, slope = left[open_], miss[open_], slope[open_]
+        miss, slope = _miss(p, q, g, step[left], goal[left])
+        still = miss.abs() > _TOLERANCE
+        if not bool(still.all()):
+            left, miss, slope = left[still], miss[still], slope[still]
+            p, q = p[:, still], q[:, still]
         if not len(left):
             return step
         step[left] -= (miss / slope).clamp(-2.0, 2.0)
@@ -463,12 +472,12 @@ def _newton(log_p: Tensor, g: Tensor, wanted: Tensor) -> Tensor:
     return step
 
 
-def _miss(log_p: Tensor, g: Tensor, step: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
+def _miss(p: Tensor, q: Tensor, g: Tensor, step: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
     """[K] log mean p' less its goal, and its derivative with respect to the step."""
-    new = edited_log_p(log_p, g[:, None] * step)
-    p = new.exp()
-    slope = (g[:, None] * p * log_complement(new).exp()).sum(dim=0) / p.sum(dim=0)
-    return log_mean(new) - goal, slope
+    raised = p * (g[:, None] * step).clamp(-_FAR, _FAR).exp()
+    new = raised / (q + raised)
+    slope = (g @ (new - new * new)) / new.sum(dim=0)
+    return new.mean(dim=0).log() - goal, slope
 
 
 def joint_log_p(log_p: Tensor, u: Tensor) -> Tensor:
@@ -549,7 +558,7 @@ def moved_besides(
         the other tokens by less than these, and are left out.
     """
     log_p = log_probabilities(lm, torch.tensor([token]), h, z)[:, 0]
-    factor = torch.expm1(-log_normaliser(log_p, u))
+    factor = torch.expm1(-torch.log1p(log_p.exp() * torch.expm1(u)))
     worst = factor.abs().topk(min(most, len(h))).indices
     logits = h[worst].to(lm.E) @ lm.E.T
     p = torch.exp((logits if lm.b is None else logits + lm.b).double().cpu() - z[worst, None])

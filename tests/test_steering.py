@@ -136,28 +136,38 @@ def test_side_effects_are_those_of_the_whole_distribution(style: str) -> None:
 # ------------------------------------------------------------------------------ extreme arithmetic
 
 
-@given(log_p=st.floats(-60, -1e-12), u=st.floats(-50, 50).filter(lambda u: abs(u) > 1e-3))
-@settings(max_examples=200, deadline=None)
-def test_one_coin_in_high_precision(log_p: float, u: float) -> None:
+def one_position(log_p: float, u: float) -> tuple[float, float, float]:
+    """Log scale, KL and JS of an edit at a single position."""
+    x, step = (torch.tensor([[value]], dtype=torch.float64) for value in (log_p, u))
+    found = steering.effects(x, torch.ones(1, dtype=torch.float64), step)
+    return float(found.log_scale), float(found.kl), float(found.js)
+
+
+@given(log_p=st.floats(-60, -1e-9), u=st.floats(-25, 60).filter(lambda u: abs(u) > 1e-3))
+@settings(max_examples=150, deadline=None)
+def test_one_coin_against_high_precision(log_p: float, u: float) -> None:
     mpmath = pytest.importorskip("mpmath")
     with mpmath.workdps(60):
         p = mpmath.exp(mpmath.mpf(log_p))
-        log_z = mpmath.log(1 + p * mpmath.expm1(mpmath.mpf(u)))
-        new, kl = mpmath.mpf(log_p) + u - log_z, log_z - p * u
-    x, v = torch.tensor([[log_p]], dtype=torch.float64), torch.tensor([[u]], dtype=torch.float64)
-    found, found_kl, js = steering.divergences(x, v)
-    assert float(found) == pytest.approx(float(new), rel=1e-12, abs=1e-12)
-    assert float(found_kl) == pytest.approx(float(kl), rel=1e-9, abs=1e-13)
-    assert 0 <= float(js) <= math.log(2)
+        z = 1 + p * mpmath.expm1(mpmath.mpf(u))
+        new = p * mpmath.exp(mpmath.mpf(u)) / z
+        kl, middle = mpmath.log(z) - p * u, (p + new) / 2
+        pairs = ((p, middle), (1 - p, 1 - middle), (new, middle), (1 - new, 1 - middle))
+        js = sum(x * mpmath.log(x / m) for x, m in pairs) / 2
+        log_scale = mpmath.log(new / p)
+    found_scale, found_kl, found_js = one_position(log_p, u)
+    assert found_scale == pytest.approx(float(log_scale), rel=1e-6, abs=1e-9)
+    assert found_kl == pytest.approx(float(kl), rel=1e-6, abs=1e-13)
+    assert found_js == pytest.approx(float(js), rel=1e-6, abs=1e-13)
 
 
-def test_probabilities_never_pass_one() -> None:
-    log_p = torch.tensor([[-1e-300], [-1e-16], [-1.0], [-800.0]], dtype=torch.float64)
-    for u in (-1e4, -700.0, 0.0, 700.0, 1e4):
-        new, kl, js = steering.divergences(log_p, torch.full_like(log_p, u))
-        assert bool((new <= 0).all())
-        assert bool(kl.isfinite().all())
-        assert bool((js <= math.log(2)).all())
+def test_far_edits_stay_finite() -> None:
+    for log_p in (-1e-300, -1e-16, -1.0, -600.0):
+        for u in (-1e4, -700.0, 0.0, 700.0, 1e4):
+            log_scale, kl, js = one_position(log_p, u)
+            assert log_scale <= -log_p + 1e-9
+            assert math.isfinite(kl)
+            assert 0 <= js <= math.log(2)
 
 
 # -------------------------------------------------------------------------------------- directions
@@ -296,7 +306,9 @@ def test_joint_edit_of_one_token_is_the_single_edit() -> None:
     h, E, z = random_positions()
     log_p = steering.log_probabilities_of_rows(E[:1], None, h, z)
     u = torch.randn(log_p.shape, dtype=torch.float64)
-    torch.testing.assert_close(steering.joint_log_p(log_p, u), steering.edited_log_p(log_p, u))
+    torch.testing.assert_close(
+        steering.joint_log_p(log_p, u).exp(), steering.new_probability(log_p, u)
+    )
 
 
 # ---------------------------------------------------------------------------------- the real thing
