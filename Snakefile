@@ -17,6 +17,7 @@ if "models" not in config:
 RUNS = execute.RUNS.as_posix()
 CELLS = {(cell.slug, cell.notebook): cell for cell in matrix.cells(config)}
 MODELS = {cell.slug: cell.model for cell in CELLS.values()}
+ENTRIES = {execute.slug(name): entry for name, entry in matrix.models(config).items()}
 ACROSS = f"{RUNS}/{matrix.ACROSS}/06_across_models.ipynb"
 
 
@@ -61,20 +62,26 @@ rule cells:
 
 
 rule fetch:
+    input:
+        lambda wildcards: ENTRIES[wildcards.slug].get("made_from", []),
     output:
         touch(f"{RUNS}/{{slug}}/.fetched"),
-    log:
-        f"{RUNS}/{{slug}}/failed/{matrix.FETCH}.log",
     benchmark:
         f"{RUNS}/{{slug}}/{matrix.FETCH}.benchmark.tsv"
     params:
         model=lambda wildcards: MODELS[wildcards.slug],
+        failed=lambda wildcards: f"{RUNS}/{wildcards.slug}/failed",
+        name=matrix.FETCH,
     threads: config["threads"]
     resources:
         **config["resources"],
     retries: config["retries"]
     shell:
-        "python -m probenc_support fetch {params.model:q} 2>&1 | tee {log:q} && rm {log:q}"
+        # The log stays only where the step failed; Snakemake would keep an empty one otherwise.
+        "mkdir -p {params.failed:q} && "
+        "python -m probenc_support fetch {params.model:q} 2>&1 | tee {params.failed:q}/{params.name}.log && "
+        "rm {params.failed:q}/{params.name}.log && "
+        "(rmdir {params.failed:q} 2> /dev/null || true)"
 
 
 rule notebook:

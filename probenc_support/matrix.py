@@ -1,7 +1,7 @@
 """The book's matrix: which notebook runs for which model, with what parameters and resources."""
 
 import ast
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -101,7 +101,11 @@ def _layers(
 
 
 def modules(notebook: Path) -> list[Path]:
-    """Files of the package that a notebook needs, so that an edit elsewhere does not re-run it."""
+    """Files of the package that a notebook needs, so that an edit elsewhere does not re-run it.
+
+    A module counts where it is imported at the top, not inside a function: the loader imports the
+    trainer only for a model that is trained here, and that step has its own dependency.
+    """
     book = nbformat.read(notebook, as_version=4)  # type: ignore[no-untyped-call]
     code = [cell.source for cell in book.cells if cell.cell_type == "code"]
     todo = {name for source in code for name in _imported(_python(source))}
@@ -130,7 +134,7 @@ def _imports_of(module: str) -> frozenset[str]:
 def _imported(code: str) -> set[str]:
     package = "probenc_support"
     found: set[str] = set()
-    for node in ast.walk(ast.parse(code)):
+    for node in _at_the_top(ast.parse(code)):
         if isinstance(node, ast.ImportFrom) and node.module == package:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{package}."):
@@ -139,6 +143,13 @@ def _imported(code: str) -> set[str]:
             parts = [alias.name.split(".") for alias in node.names]
             found |= {name[1] for name in parts if name[0] == package and len(name) > 1}
     return {name for name in found if _file(name).is_file()}
+
+
+def _at_the_top(node: ast.AST) -> Iterator[ast.AST]:
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, ast.FunctionDef | ast.Lambda):
+            yield child
+            yield from _at_the_top(child)
 
 
 def _file(module: str) -> Path:
