@@ -26,6 +26,7 @@ from probenc_support.errors import InputError
 from probenc_support.regression import Interval
 
 _CHUNK_BYTES = {"cpu": 24e6, "cuda": 1e9}
+_CACHE_BYTES = 2e6
 
 
 # ---------------------------------------------------------------------------------------- orders
@@ -285,18 +286,22 @@ def table(found: Divergences, shares: Sequence[float], block: Tensor) -> pd.Data
 
 
 class _Intact:
-    """The intact head's distribution P over a chunk of positions, to compare others with."""
+    """The intact head's distribution P over a few positions, to compare others with."""
 
     def __init__(self, logits: Tensor, targets: Tensor | None) -> None:
-        top, self.top = logits.max(dim=1)
-        self.p = (logits - top[:, None]).exp_()
-        mass = self.p.sum(dim=1)
-        self.p /= mass[:, None]
-        self.z = top + mass.log()
-        self.logits = logits
+        self.logits, self.targets = logits, targets
+        self.top = logits.argmax(dim=1)
+        self.p, self.z, _ = self._softmax(logits, torch.empty_like(logits))
+        self.p /= self.p.sum(dim=1)[:, None]
         self.mean_logit = torch.linalg.vecdot(self.p, logits)
-        self.targets = targets
         self.nll = self._nll(logits, self.z)
+
+    def _softmax(self, logits: Tensor, out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Weights in proportion to the softmax (in `out`), log-partition [n], mean logit [n]."""
+        top = logits.amax(dim=1)
+        weights = torch.sub(logits, top[:, None], out=out).exp_()
+        mass = weights.sum(dim=1)
+        return weights, top + mass.log(), torch.linalg.vecdot(weights, logits) / mass
 
     def _nll(self, logits: Tensor, z: Tensor) -> Tensor:
         if self.targets is None:
@@ -310,17 +315,14 @@ class _Intact:
 
         JS is H((P + Q) / 2) - H(P) / 2 - H(Q) / 2, with H(P) = z - mean logit under P.
         """
-        top, which = logits.max(dim=1)
-        q = torch.sub(logits, top[:, None], out=work).exp_()
-        mass = q.sum(dim=1)
-        z = top + mass.log()
+        q, z, mean_logit = self._softmax(logits, work)
         kl = self.mean_logit - torch.linalg.vecdot(self.p, logits) + z - self.z
-        q /= mass[:, None]
-        entropies = z - torch.linalg.vecdot(q, logits) + self.z - self.mean_logit
-        mixed = q.add_(self.p).mul_(0.5)
+        top = logits.amax(dim=1)
+        same = logits.gather(1, self.top[:, None])[:, 0] >= top
+        mixed = q.mul_((0.5 * (top - z).exp())[:, None]).add_(self.p, alpha=0.5)
         mixed_entropy = -torch.linalg.vecdot(mixed, mixed.clamp(min=1e-30).log_())
-        js = mixed_entropy - 0.5 * entropies
-        return kl, js, which == self.top, self._nll(logits, z)
+        js = mixed_entropy - 0.5 * (z - mean_logit + self.z - self.mean_logit)
+        return kl, js, same, self._nll(logits, z)
 
 
 def _logits(h: Tensor, E: Tensor, b: Tensor | None) -> Tensor:
@@ -341,17 +343,30 @@ Levels = Callable[[Tensor, Tensor], Iterator[Tensor]]
 def _compare(
     E: Tensor, b: Tensor | None, h: Tensor, targets: Tensor | None, levels_of: Levels, chunk: int
 ) -> Divergences:
-    """Streams positions: memory is bounded by chunk x V, whatever the number of positions."""
+    """Streams positions: memory is bounded by chunk x V, whatever the number of positions.
+
+    Matrix products take a chunk of positions; what follows them takes a few rows at a time, which
+    stay in the processor's cache from step to step.
+    """
     parts = []
     step = chunk or _chunk(E)
+    few = step if E.device.type != "cpu" else max(1, int(_CACHE_BYTES / E[:, 0].nbytes))
     for start in range(0, len(h), step):
         x = h[start : start + step].to(E)
         goal = None if targets is None else targets[start : start + step].to(E.device)
-        intact = _Intact(_logits(x, E, b), goal)
-        work = torch.empty_like(intact.p)
-        found = [intact.against(logits, work) for logits in levels_of(x, intact.logits)]
+        logits = _logits(x, E, b)
+        rows = [slice(i, i + few) for i in range(0, len(x), few)]
+        intact = [_Intact(logits[r], None if goal is None else goal[r]) for r in rows]
+        work = torch.empty_like(logits[:few])
+        found = []
+        for other in levels_of(x, logits):
+            pieces = [
+                i.against(other[r], work[: len(i.z)]) for i, r in zip(intact, rows, strict=True)
+            ]
+            found.append([torch.cat(column) for column in zip(*pieces, strict=True)])
         columns = [torch.stack(column) for column in zip(*found, strict=True)]
-        parts.append([t.cpu() for t in (*columns, intact.nll, intact.top)])
+        columns += [torch.cat([i.nll for i in intact]), torch.cat([i.top for i in intact])]
+        parts.append([column.cpu() for column in columns])
     return Divergences(*(torch.cat(column, dim=-1) for column in zip(*parts, strict=True)))
 
 

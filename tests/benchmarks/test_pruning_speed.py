@@ -1,0 +1,97 @@
+"""A sweep of 20 levels beside 20 evaluations from scratch, and pruned heads beside the intact one.
+
+    pytest tests/benchmarks/test_pruning_speed.py
+
+At the size of SmolLM2-135M's output embedding. Every way must end with the same divergences.
+"""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from probenc_support import heads, pruning
+
+V, D, N = 49_152, 576, 96
+SHARES = [0.045 * i for i in range(1, 21)]
+
+
+@pytest.fixture(scope="module")
+def data():
+    g = torch.Generator().manual_seed(0)
+    E = torch.randn(V, D, generator=g) * 0.15
+    h = torch.randn(N, D, generator=g) * torch.logspace(0, -1, D)[torch.randperm(D, generator=g)]
+    targets = torch.randint(0, V, (N,), generator=g)
+    return E, h, targets, pruning.random_order(D, seed=0), pruning.levels(SHARES, D)
+
+
+@torch.inference_mode()
+def textbook(E, h, targets, kept):
+    """One level from scratch, as one would write it down: KL, JS, top token, loss."""
+    out = []
+    for x, y, goal in zip(h.split(64), kept.split(64), targets.split(64), strict=True):
+        P, Q = (x @ E.T).log_softmax(1), (y @ E.T).log_softmax(1)
+        M = torch.logaddexp(P, Q) - torch.log(torch.tensor(2.0))
+        kl = functional.kl_div(Q, P, log_target=True, reduction="none").sum(1)
+        js = 0.5 * functional.kl_div(M, P, log_target=True, reduction="none").sum(1)
+        js += 0.5 * functional.kl_div(M, Q, log_target=True, reduction="none").sum(1)
+        nll = functional.nll_loss(Q, goal, reduction="none")
+        out.append(torch.stack([kl, js, P.argmax(1) == Q.argmax(1), nll]))
+    return torch.cat(out, 1)
+
+
+def by_textbook(E, h, targets, order, removed):
+    """Twenty direct evaluations: the head applied to the zeroed hidden states, level by level."""
+    found = []
+    for count in removed:
+        kept = h.clone()
+        kept[:, order[:count]] = 0
+        found.append(textbook(E, h, targets, kept)[0])
+    return torch.stack(found)
+
+
+def by_evaluate(E, h, targets, order, removed):
+    """Twenty direct evaluations with this package's own divergences, which are fast themselves."""
+    basis = pruning.zero_basis(order)
+    heads_ = [lambda x, m=m: basis.kept(x, m) @ E.T for m in removed]
+    found = [pruning.evaluate(E, None, head, h, targets=targets).kl for head in heads_]
+    return torch.cat(found)
+
+
+def by_sweep(E, h, targets, order, removed):
+    return pruning.sweep(E, None, pruning.zero_basis(order), h, removed, targets=targets).kl
+
+
+WAYS = [by_textbook, by_evaluate, by_sweep]
+
+
+@pytest.mark.benchmark(group=f"20 levels, {N} positions, {V:,} x {D}", min_rounds=2, max_time=1.0)
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__.removeprefix("by_"))
+def test_sweep(benchmark, data, way):
+    found = benchmark(way, *data)
+    torch.testing.assert_close(found[:, :16], by_evaluate(*data)[:, :16], atol=1e-4, rtol=1e-4)
+
+
+def module(E, h, name, share):
+    removed = pruning.levels([share], D)[0]
+    if name == "intact":
+        head = torch.nn.Linear(D, V, bias=False).requires_grad_(False)
+        head.weight.copy_(E)
+        return head
+    if name == "plain":
+        kept = pruning.random_order(D, seed=0)[removed:]
+        return heads.PrunedHead(E[:, kept], kept=kept, bias=torch.zeros(V))
+    return heads.PrunedHead(E[:, removed:], encode=torch.eye(D)[removed:], bias=torch.zeros(V))
+
+
+CASES = [("intact", 0.0), ("plain", 0.3), ("rotated", 0.3), ("plain", 0.5), ("rotated", 0.5)]
+
+
+@pytest.mark.parametrize("batch", [1, 64])
+@pytest.mark.parametrize(("name", "share"), CASES, ids=lambda v: str(v))
+def test_head(benchmark, data, name, share, batch):
+    benchmark.group = f"head, {batch} positions"
+    E, h, *_ = data
+    head = module(E, h, name, share)
+    benchmark.extra_info["memory_mb"] = heads.memory_mb(head)
+    with torch.inference_mode():
+        assert benchmark(head, h[:batch]).shape == (batch, V)
