@@ -1,13 +1,19 @@
 """Sparsity against brute force and independent oracles, its invariances, and its controls."""
 
+import json
+
+import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 import statsmodels.api as sm
+import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn.linear_model import lasso_path as sklearn_lasso_path
 from statsmodels.stats.multitest import multipletests
+from test_notebooks import execute
 
 from probenc_support import regression, sparsity
 from probenc_support.errors import InputError
@@ -403,3 +409,80 @@ def test_impossible_questions_are_refused():
         statistics(nearly, y)
     with pytest.raises(InputError, match="n_folds is 1"):
         sparsity.heldout_curve(Design.of(E), y, forward_basis, n_folds=1)
+
+
+# ---------------------------------------------------------------------------------------- notebook
+
+CONTRACT = {
+    "pc1_abs_corr",
+    "pc2_abs_corr",
+    "pc3_abs_corr",
+    "r2_top3_pcs",
+    "n_pcs_90",
+    "n_dims_90",
+    "gini_abs_slope",
+    "gini_abs_slope_rotated",
+    "participation_ratio_slope",
+    "n_dims_significant_bh",
+    "top10_dims_overlap_corpora",
+}
+
+
+def run_notebook(folder, model, corpus, **parameters):
+    done = execute("02", folder, model=model, corpus=corpus, n_positions=2048, **parameters)
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((folder / "02_sparsity.metrics.json").read_text())
+    assert set(metrics) >= CONTRACT
+    assert all(np.isfinite(value) for value in metrics.values())
+    tables = {
+        name: pd.read_parquet(folder / f"02_sparsity.{name}.parquet")
+        for name in ("components", "dimensions")
+    }
+    assert all((folder / f"02_sparsity.{name}.csv").is_file() for name in tables)
+    page = nbformat.read(folder / "page.ipynb", as_version=4)
+    outputs = [o for c in page.cells if c.cell_type == "code" for o in c.outputs]
+    assert not [o for o in outputs if o.output_type == "error"]
+    pages = " ".join(o.get("data", {}).get("text/html", "") for o in outputs)
+    for name in ("pca", "correlations", "cumulative", "slopes", "dimensions", "late"):
+        assert f'id="fig-{name}"' in pages
+    return metrics, tables
+
+
+@pytest.mark.parametrize(("style", "eval_corpus"), [("untied", ""), ("padded", "python-manual")])
+def test_notebook_end_to_end(tmp_path, text_file, style, eval_corpus):
+    model = tiny.save(tmp_path / "model", style)
+    metrics, tables = run_notebook(
+        tmp_path, model, text_file, eval_corpus=eval_corpus, sequence_length=32,
+        n_bootstrap=20, n_controls=5,
+    )  # fmt: skip
+    components, dimensions = tables["components"], tables["dimensions"]
+    assert len(components) == len(dimensions) == tiny.WIDTH
+    assert metrics["n_vocab"] == tiny.VOCABULARY
+    full = metrics["r2"]
+    assert components["r2_cumulative"].iloc[-1] == pytest.approx(full, abs=1e-10)
+    assert dimensions["forward_r2"].max() == pytest.approx(full, abs=1e-10)
+    assert (components["pearson"] ** 2).sum() == pytest.approx(full, abs=1e-10)
+    assert components["pearson"].abs()[0] == pytest.approx(metrics["pc1_abs_corr"])
+    assert (components["variance"].diff().dropna() <= 0).all()
+    assert 1 <= metrics["n_pcs_90"] <= metrics["n_pcs_90_by_variance"] <= tiny.WIDTH
+    assert metrics["n_dims_90"] <= metrics["n_dims_90_by_slope"] <= tiny.WIDTH
+    assert metrics["gini_abs_slope_rotated"] == pytest.approx(np.sqrt(2.0) - 1.0, abs=0.05)
+
+
+@pytest.mark.real_model
+def test_identities_and_sparsity_of_a_real_embedding(real_lm, real_detection):
+    E, y = real_lm.E[real_lm.tokens], real_detection.y[real_lm.tokens]
+    design = Design.of(E)
+    found, full = Statistics.of(design, y), design.fit(y).r2
+    components = Components.of(found)
+    curve, _ = sparsity.component_shares(components.express(found).correlation)
+    forward = sparsity.forward_selection(found)
+    assert curve[-1] == pytest.approx(full, abs=1e-10)
+    assert forward.r2[-1] == pytest.approx(full, abs=1e-10)
+    chosen = E[:, forward.order[:40].tolist()].double().numpy()
+    assert forward.r2[39] == pytest.approx(refit(chosen, y.numpy()), abs=1e-10)
+    rng = np.random.default_rng(0)
+    random = sparsity.random_direction_shares(components.variances, 500, rng)[:, :3].sum(1)
+    assert curve[2] / full > np.quantile(random, 0.975)
+    rotated = [sparsity.gini(s) for s in sparsity.rotated_slopes(found.slopes, 200, rng)]
+    assert sparsity.gini(found.slopes) > 1.2 * np.mean(rotated)
