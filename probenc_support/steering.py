@@ -585,6 +585,98 @@ def over_the_ranking(log_a: Tensor, tokens: Tensor, n: int) -> Tensor:
     return ranked[torch.linspace(0, len(ranked) - 1, min(n, len(ranked))).round().long()]
 
 
+# ----------------------------------------------------------------------------------------- scoring
+
+
+@dataclass(frozen=True)
+class Score:
+    """How far edits of many tokens ended from one wanted scale."""
+
+    mae: float
+    """Mean absolute error of log scale, nats; NaN if no token was in reach"""
+    low: float
+    """2.5 % quantile of it when tokens are drawn with replacement"""
+    high: float
+    """97.5 % quantile"""
+    bias: float
+    """Mean error: below zero where the edits moved too little (for scales above one)"""
+    n: int
+    """Tokens scored"""
+    n_out_of_reach: int
+    """Tokens left out, since their wanted mean probability would pass one half"""
+
+
+def score(
+    log_scale: Tensor, wanted: float, reachable: Tensor, *, draws: int = 1000, seed: int = 0
+) -> Score:
+    """The score of achieved log scales [K] for one `wanted` log scale, over `reachable` [K]."""
+    usable = reachable & log_scale.isfinite()
+    error = (log_scale - wanted)[usable].numpy()
+    left_out = int((~reachable).sum())
+    if not len(error):
+        return Score(math.nan, math.nan, math.nan, math.nan, 0, left_out)
+    rng = np.random.default_rng(seed)
+    drawn = np.abs(error)[rng.integers(len(error), size=(draws, len(error)))].mean(axis=1)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    mae = float(np.abs(error).mean())
+    return Score(mae, float(low), float(high), float(error.mean()), len(error), left_out)
+
+
+def expected_log_scale(
+    E: Tensor, moments: Moments, cov_hz: Tensor, vector: Tensor, step: float
+) -> Tensor:
+    """[K] log scale of an edit of rows E [K, d] to second order, with nothing fitted.
+
+    The token's probability lies where E_w . h - z is large. If h and z were normal, that would
+    move the mean of h to m + S E_w - cov(h, z) and leave its covariance S, so
+    log scale ~ t v . (m + S E_w - cov(h, z)) + t^2 v' S v / 2: the second term, and the part of the
+    first that differs between tokens, vanish with the variance of v . h.
+
+    Args:
+        cov_hz: [d] covariance of h and the log-partition.
+        step: t, nats.
+    """
+    tilted = moments.mean + E.double() @ moments.cov - cov_hz
+    return step * (tilted @ vector) + step**2 / 2 * (vector @ moments.cov @ vector)
+
+
+def covariance(h: Tensor, z: Tensor) -> Tensor:
+    """[d] covariance of hidden states h [N, d] and log-partition z [N]."""
+    wide = h.double()
+    return (wide - wide.mean(dim=0)).T @ (z.double() - z.double().mean()) / len(z)
+
+
+def closed_form_error(
+    lm: LanguageModel, ids: Tensor, tokens: Tensor, scales: Sequence[float], vector: Tensor
+) -> float:
+    """Largest relative difference of a new mean probability between closed form and real edits.
+
+    For each token [K] and scale the model is edited, run over the text `ids` [B, T] with its own
+    forward pass, and restored.
+    """
+    h = models.hidden_states(lm, ids).flatten(0, 1)
+    logits = h @ lm.E.T if lm.b is None else h @ lm.E.T + lm.b
+    z = torch.logsumexp(logits.double(), dim=1)
+    log_p = log_probabilities(lm, tokens, h, z)
+    worst = 0.0
+    for scale in scales:
+        step = math.log(scale)
+        u = step * (h.double() @ vector.to(h.device))
+        expected = new_probability(log_p, u[:, None]).mean(dim=0)
+        for token, goal in zip(tokens, expected, strict=True):
+            with edited_rows(lm, token[None], step * vector[None]):
+                found = _mean_probability(lm, ids, int(token))
+            worst = max(worst, abs(found / float(goal) - 1.0))
+    return worst
+
+
+@torch.inference_mode()
+def _mean_probability(lm: LanguageModel, ids: Tensor, token: int) -> float:
+    """By the model's own forward pass, as it stands."""
+    logits = lm.model(input_ids=ids.to(lm.model.device), use_cache=False).logits.double()
+    return float((logits[..., token] - torch.logsumexp(logits, dim=-1)).exp().mean())
+
+
 # ---------------------------------------------------------------------------------- the real thing
 
 

@@ -133,6 +133,15 @@ def test_side_effects_are_those_of_the_whole_distribution(style: str) -> None:
         torch.testing.assert_close(moved, expected, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.parametrize("style", tiny.STYLES)
+def test_the_check_of_the_notebook(style: str) -> None:
+    lm = tiny.language_model(style, dtype=torch.float64)
+    ids, tokens = some_ids(2), torch.tensor([1, 300])
+    h, _ = exact_pass(lm, ids)
+    vector = steering.min_variance(Moments.of(h), 1e-3)
+    assert steering.closed_form_error(lm, ids, tokens, SCALES, vector) < 1e-9
+
+
 # ------------------------------------------------------------------------------ extreme arithmetic
 
 
@@ -466,6 +475,33 @@ def test_steering_by_default_detects_on_docstrings(monkeypatch: pytest.MonkeyPat
 
 
 # ------------------------------------------------------------------------------------ smaller parts
+
+
+def test_the_second_order_expectation_is_exact_for_normal_hidden_states() -> None:
+    generator = torch.Generator().manual_seed(0)
+    h = 1 + 0.3 * torch.randn(400_000, 3, generator=generator, dtype=torch.float64)
+    z = 30 + 0.2 * h[:, 0]
+    E = torch.tensor([[0.5, -0.4, 0.2]], dtype=torch.float64)
+    vector = torch.tensor([0.5, 0.2, 0.1], dtype=torch.float64)
+    log_p = steering.log_probabilities_of_rows(E, None, h, z)
+    expected = steering.expected_log_scale(
+        E, Moments.of(h), steering.covariance(h, z), vector, math.log(5)
+    )
+    found = steering.achieved(log_p, (math.log(5) * (h @ vector))[:, None])
+    first_order = math.log(5) * float(h.mean(0) @ vector)
+    assert float(found) == pytest.approx(float(expected), abs=2e-3)
+    assert abs(float(found) - first_order) > 0.02
+
+
+def test_a_score_leaves_out_what_is_out_of_reach() -> None:
+    log_scale = torch.tensor([1.1, 0.8, -5.0, math.nan], dtype=torch.float64)
+    reachable = torch.tensor([True, True, False, True])
+    found = steering.score(log_scale, 1.0, reachable)
+    assert found.mae == pytest.approx(0.15)
+    assert found.bias == pytest.approx(-0.05)
+    assert (found.n, found.n_out_of_reach) == (2, 1)
+    assert found.low <= found.mae <= found.high
+    assert math.isnan(steering.score(log_scale, 1.0, torch.zeros(4, dtype=torch.bool)).mae)
 
 
 def test_tokens_are_spread_over_the_ranking() -> None:
