@@ -17,14 +17,16 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_safetensors
+from safetensors.torch import save_file as save_safetensors
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from probenc_support import models, training
+from probenc_support import cache, models, training
 from probenc_support.errors import InputError
 
 HEADS = ("lm_head.weight", "embed_out.weight", "output.weight", "head.weight")
 """How the names of an output embedding end, in the families of the roster."""
+HEAD_BIASES = ("lm_head.bias", "embed_out.bias", "output.bias", "head.bias")
 INPUTS = ("embed_in.weight", "embed_tokens.weight", "wte.weight")
 """How the names of an input embedding end."""
 
@@ -93,7 +95,7 @@ class TrainingRun:
             if path.suffix == ".safetensors":
                 with path.open("rb") as stream:
                     if (found := read_embedding(stream)) is not None:
-                        return found
+                        return found.float()
         return head_of(self.weights(step))
 
     def select(self, steps: Iterable[int]) -> "TrainingRun":
@@ -118,7 +120,7 @@ def training_run(
     """
     if revision:
         raise InputError(
-            f"revision is {revision!r}, but all checkpoints of {name} are read: leave it empty, and "
+            f"revision is {revision!r}, but all checkpoints of {name} are read: leave it empty and "
             "choose steps by the parameter checkpoints."
         )
     entry, named_seed = models.roster_entry(name)
@@ -242,7 +244,7 @@ def head_of(tensors: dict[str, Tensor]) -> Tensor:
 
 
 def read_embedding(stream: BinaryIO) -> Tensor | None:
-    """E [V, d] float32 out of an open safetensors file; only the header and its bytes are read.
+    """E [V, d] out of an open safetensors file; only the header and its own bytes are read.
 
     Args:
         stream: any seekable binary file, for instance one of the hub that fetches ranges.
@@ -267,17 +269,26 @@ def _decode(name: str, entry: dict[str, Any], data: bytes) -> Tensor:
     alone = json.dumps({name: {**entry, "data_offsets": [0, len(data)]}}).encode()
     buffer = BytesIO()
     buffer.write(struct.pack("<Q", len(alone)) + alone + data)
-    return load_safetensors(buffer.getvalue())[name].float()
+    return load_safetensors(buffer.getvalue())[name]
 
 
 def _hub_embedding(hub_id: str, revision: str) -> Tensor:
+    """E of a checkpoint on the hub, kept in the cache in the precision that it has there."""
+    name = f"E-of-{hub_id.replace('/', '--')}"
+    path = cache.cache_dir() / "models" / name / f"{revision}.safetensors"
+    if not path.is_file():
+        E = _fetched_embedding(hub_id, revision)
+        with cache.atomic_path(path) as temporary, training.io_errors():
+            save_safetensors({HEADS[0]: E.contiguous()}, temporary)
+    return head_of(dict(_tensors(path)))
+
+
+def _fetched_embedding(hub_id: str, revision: str) -> Tensor:
     from huggingface_hub import HfFileSystem
 
     try:
         files = HfFileSystem()
-        root = f"{hub_id}@{revision}"
-        paths = sorted(files.glob(f"{root}/*.safetensors"))
-        for path in paths:
+        for path in sorted(files.glob(f"{hub_id}@{revision}/*.safetensors")):
             with files.open(path, "rb", block_size=2**20) as stream:
                 if (found := read_embedding(stream)) is not None:
                     return found

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ from scipy import stats
 from torch import Tensor
 
 from probenc_support import checkpoints, corpora, models, training
-from probenc_support.checkpoints import HEADS, INPUTS, TrainingRun
+from probenc_support.checkpoints import HEAD_BIASES, HEADS, INPUTS, TrainingRun
 from probenc_support.corpora import TokenBlocks
 from probenc_support.errors import InputError
 from probenc_support.inference import Detection, detect
@@ -137,7 +137,7 @@ def r2_of_text_so_far(run: TrainingRun, known: Frequencies) -> Array | None:
     rows = training.Recipe(**record["recipe"]).checkpoints
     table = np.load(path, allow_pickle=False)[[rows.index(step) for step in run.steps]]
     seen = np.log(table[:, known.tokens] + 0.5)
-    return np.array([np.corrcoef(row, known.y)[0, 1] ** 2 if row.std() else 0.0 for row in seen])
+    return np.array([np.corrcoef(row, known.y)[0, 1] ** 2 if np.ptp(row) else 0.0 for row in seen])
 
 
 # ----------------------------------------------------------------------------------- frequency fits
@@ -232,6 +232,8 @@ def group_of(name: str, *, tied: bool = False) -> str:
     """Which part of the model a tensor belongs to: input embedding, a layer, final norm, or E."""
     if name.endswith(HEADS) or (tied and name.endswith(INPUTS)):
         return EMBEDDING
+    if name.endswith(HEAD_BIASES):
+        return "head bias"
     if found := _LAYER.search(name):
         return f"layer {int(found[1]) + 1}"
     if name.endswith(INPUTS) or re.search(r"\b(wpe|position|embed_)", name):
@@ -257,7 +259,7 @@ class Convergence:
     def distance(self, group: str) -> Array:
         """[n_steps] ||W_t - W_final|| / ||W_0 - W_final||: 1 at the first step, 0 at the last."""
         squares = self.to_final[group].sum(1)
-        return cast(Array, np.sqrt(squares / squares[0]))
+        return _relative(squares, squares[0])
 
     def bootstrap(self, group: str, *, n_replicates: int = 400, seed: int = 0) -> Array:
         """[n_replicates, n_steps] the distance over rows drawn with replacement."""
@@ -268,7 +270,13 @@ class Convergence:
         for i in range(n_replicates):
             weights = np.bincount(rng.integers(n, size=n), minlength=n).astype(np.float64)
             draws[i] = rows @ weights
-        return cast(Array, np.sqrt(draws / draws[:, :1]))
+        return _relative(draws, draws[:, :1])
+
+
+def _relative(squares: Array, whole: Any) -> Array:
+    """Root of the ratio; NaN for parameters that are at the end where they began."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return cast(Array, np.sqrt(squares / whole))
 
 
 def convergence(run: TrainingRun, *, embedding_only: bool = False) -> Convergence:
@@ -315,7 +323,7 @@ def _groups(tensors: dict[str, Tensor]) -> dict[str, list[str]]:
 
 
 def _depth(group: str) -> tuple[int, int]:
-    order = ("input embedding", "other", "layer", "final norm", EMBEDDING)
+    order = ("input embedding", "other", "layer", "final norm", "head bias", EMBEDDING)
     number = re.search(r"\d+", group)
     kind = "layer" if group.startswith("layer") else group
     return order.index(kind), int(number[0]) if number else 0
@@ -744,6 +752,24 @@ def measure(
         loss_of_unigram=unigram_loss(text.ids, known.log_unigram) if text else math.nan,
         r2_text_so_far=r2_of_text_so_far(run, known) if counts == "training" else None,
     )
+
+
+def by_length(
+    found: Sequence[Dynamics], *, before: Sequence[str], n_replicates: int, seed: int
+) -> pd.DataFrame:
+    """Half-way steps and verdict as if the runs had stopped at every second earlier checkpoint.
+
+    Columns: stopped_at, one for everything in `emergence_table` (mean over runs), frequency_first.
+    """
+    options = {"n_replicates": n_replicates, "seed": seed}
+    rows = []
+    # The change so far must be more than the first few steps of the warm-up.
+    for step in found[0].steps[4:-1:2]:
+        table = emergence_table([stopped(each, step) for each in found], **options)
+        halves = table.groupby("what", sort=False)["step"].mean().to_dict()
+        first = comes_first(table, before=before)
+        rows.append({"stopped_at": step, **halves, "frequency_first": first})
+    return pd.DataFrame(rows, columns=None if rows else ["stopped_at", "frequency_first"])
 
 
 # ------------------------------------------------------------------------------------ single tokens

@@ -1,0 +1,618 @@
+"""Dynamics over checkpoints: identities, planted solutions, and controls that must fail."""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+import torch
+from fsspec.implementations.dirfs import DirFileSystem
+from fsspec.implementations.local import LocalFileSystem
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from scipy import stats
+from test_training import TINY
+
+from probenc_support import checkpoints, dynamics, execute, inference, models, results, training
+from probenc_support.checkpoints import TrainingRun
+from probenc_support.dynamics import BODY, EMBEDDING, FREQUENCY, LOSS, WHOLE, Frequencies
+from probenc_support.errors import InputError
+
+STEPS = [0, 1, 2, 4, 8]
+SHARES = [0.0, 0.1, 0.25, 0.7, 1.0]
+"""How far along the straight line the made-up run is at each of its steps."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache_of_this_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The user's cache is left alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PROBENC_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained(text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model that really was trained, for 60 steps."""
+    recipe = replace(TINY, steps=60, dropout=0.0)
+    folder = tmp_path_factory.mktemp("runs") / "tiny-run"
+    return training.train(
+        recipe, folder=folder, corpus=str(text_file), device="cpu", progress=False
+    )
+
+
+def straight(folder: Path, style: str = "untied") -> TrainingRun:
+    """A run laid out by revisions whose weights go straight from one random model to another."""
+    model, first, last = (tiny.model(style, seed=seed) for seed in (0, 0, 1))
+    ends = list(zip(first.state_dict().items(), last.state_dict().values(), strict=True))
+    for step, share in zip(STEPS, SHARES, strict=True):
+        model.load_state_dict({name: a + share * (b - a) for (name, a), b in ends})
+        with models.quiet():
+            model.save_pretrained(folder / f"step{step}")
+        tiny.tokenizer().save_pretrained(folder / f"step{step}")
+    return checkpoints.training_run(str(folder))
+
+
+def planted(n: int = 400, d: int = 8, *, noise: float = 0.0, unseen: int = 25) -> Any:
+    """E [n, d] and counts that are log-linear in it, with some tokens that never occur."""
+    rng = np.random.default_rng(0)
+    E = rng.normal(size=(n, d))
+    y = 12 + E @ rng.normal(size=d) + noise * rng.normal(size=n)
+    counts = np.round(np.exp(25 - y)).astype(np.int64)
+    counts[rng.choice(n, unseen, replace=False)] = 0
+    seen = np.flatnonzero(counts)
+    return torch.from_numpy(E), Frequencies(counts, "planted", seen, n - len(seen))
+
+
+# ------------------------------------------------------------------------------------- checkpoints
+
+
+@pytest.mark.parametrize("style", tiny.STYLES)
+def test_embedding_is_the_models(style: str, tmp_path: Path) -> None:
+    model = tiny.model(style)
+    model.save_pretrained(tmp_path)
+    with (tmp_path / "model.safetensors").open("rb") as stream:
+        E = checkpoints.read_embedding(stream)
+    assert E is not None
+    assert torch.equal(E, model.get_output_embeddings().weight)
+    if not model.config.tie_word_embeddings:
+        assert not torch.equal(E, model.get_input_embeddings().weight)
+
+
+def test_embedding_costs_its_own_bytes(tmp_path: Path) -> None:
+    E = torch.randn(40, 4, dtype=torch.float64).to(torch.bfloat16)
+    body = {f"layers.{i}.weight": torch.zeros(10_000) for i in range(8)}
+    save_file({"lm_head.weight": E, "wte.weight": E + 1, **body}, tmp_path / "m.safetensors")
+
+    class Counting:
+        read_bytes = 0
+
+        def __init__(self) -> None:
+            self.stream = (tmp_path / "m.safetensors").open("rb")
+            self.seek = self.stream.seek
+
+        def read(self, n: int) -> bytes:
+            self.read_bytes += n
+            return self.stream.read(n)
+
+    stream: Any = Counting()
+    found = checkpoints.read_embedding(stream)
+    stream.stream.close()
+    assert found is not None
+    assert torch.equal(found, E)
+    assert stream.read_bytes < 2000 < 320_000 < (tmp_path / "m.safetensors").stat().st_size
+
+
+def test_a_shard_without_embedding_holds_none(tmp_path: Path) -> None:
+    save_file({"layers.0.weight": torch.zeros(3)}, tmp_path / "m.safetensors")
+    with (tmp_path / "m.safetensors").open("rb") as stream:
+        assert checkpoints.read_embedding(stream) is None
+    with pytest.raises(InputError, match="No output embedding"):
+        checkpoints.head_of({"layers.0.weight": torch.zeros(3)})
+
+
+def test_pickles_are_read_where_there_is_nothing_else(tmp_path: Path) -> None:
+    run = straight(tmp_path / "run")
+    E, folder = run.embedding(4), tmp_path / "run" / "step4"
+    state = tiny.model("untied").state_dict() | {"embed_out.weight": E}
+    state.pop("lm_head.weight", None)
+    (folder / "model.safetensors").unlink()
+    torch.save(state, folder / "pytorch_model.bin")
+    assert torch.equal(run.embedding(4), E)
+    (folder / "pytorch_model.bin").write_bytes(b"nothing")
+    with pytest.raises(InputError, match="damaged or incomplete"):
+        run.embedding(4)
+
+
+def test_steps_are_chosen(tmp_path: Path) -> None:
+    run = TrainingRun("long", "x", {n: f"step{n}" for n in range(0, 143_001, 1000)}, True)
+    chosen = checkpoints.choose_steps(run, "auto")
+    assert 10 < len(chosen.steps) <= 24
+    assert (chosen.steps[0], chosen.steps[-1]) == (0, 143_000)
+    assert np.diff(np.diff(chosen.steps)).min() >= 0
+    assert checkpoints.choose_steps(run, "all").steps == run.steps
+    assert checkpoints.choose_steps(run, "0, 5000,143000").steps == [0, 5000, 143_000]
+    for wanted, message in (("0,1", "no checkpoint at step 1"), ("few", "give auto, all")):
+        with pytest.raises(InputError, match=message):
+            checkpoints.choose_steps(run, wanted)
+    with pytest.raises(InputError, match="three checkpoints"):
+        checkpoints.choose_steps(run, "0,1000")
+
+
+def test_models_without_checkpoints_are_refused(tiny_folder: Path) -> None:
+    with pytest.raises(InputError, match="0 checkpoints named step<n>"):
+        checkpoints.training_run(str(tiny_folder))
+    with pytest.raises(InputError, match="leave it empty"):
+        checkpoints.training_run(str(tiny_folder), revision="step4")
+    with pytest.raises(InputError, match="Unknown model"):
+        checkpoints.training_run("pythia-giga")
+
+
+def test_seeds_are_those_that_there_are(tiny_folder: Path) -> None:
+    assert checkpoints.seeds("pythia-nano", 3, 2) == [3, 4]
+    assert checkpoints.seeds("pythia-70m", 0, 3) == [0]
+    assert checkpoints.seeds(str(tiny_folder), 0, 3) == [0]
+
+
+# ------------------------------------------------------------------------------------- frequencies
+
+
+def test_planted_frequencies_are_found() -> None:
+    E, known = planted()
+    fit = dynamics.fit_frequency(E, known)
+    assert fit.fit.r2_adj > 0.999
+    assert fit.spearman > 0.999
+    assert abs(fit.r2_adj_shuffled.mean()) < 0.02
+    assert fit.r2_adj_shuffled.max() < 0.1
+    noise = torch.from_numpy(np.random.default_rng(1).normal(size=E.shape))
+    control = dynamics.fit_frequency(noise, known)
+    assert abs(control.fit.r2_adj) < 0.05
+    assert abs(control.spearman) < 0.15
+
+
+def test_tokens_never_seen_take_no_part() -> None:
+    E, known = planted(noise=0.5)
+    fit = dynamics.fit_frequency(E, known)
+    assert known.n_unseen == 25
+    assert np.isfinite(known.y).all()
+    E[known.counts == 0] = 1e6
+    assert np.array_equal(dynamics.fit_frequency(E, known).fit.slopes, fit.fit.slopes)
+    E[known.tokens[0]] = 1e6
+    assert not np.allclose(dynamics.fit_frequency(E, known).fit.slopes, fit.fit.slopes)
+
+
+def test_smoothed_unigram_is_a_distribution() -> None:
+    _, known = planted()
+    assert np.exp(known.log_unigram).sum() == pytest.approx(1.0)
+    ids = torch.arange(10).reshape(2, 5)
+    direct = -np.mean([known.log_unigram[i] for i in (1, 2, 3, 4, 6, 7, 8, 9)])
+    assert dynamics.unigram_loss(ids, known.log_unigram) == pytest.approx(direct)
+
+
+def test_bootstrap_of_r2_is_centred_and_as_wide_as_a_full_one() -> None:
+    E, known = planted(noise=1.0)
+    fit = dynamics.fit_frequency(E, known)
+    draws = dynamics.bootstrap_r2_adj([fit, fit], known.y, n_replicates=300)
+    assert np.array_equal(draws[:, 0], draws[:, 1])
+    rng = np.random.default_rng(5)
+    n = len(known.tokens)
+    refitted = []
+    for _ in range(300):
+        rows = rng.integers(n, size=n)
+        x, y = E[known.tokens][rows].numpy(), known.y[rows]
+        refitted.append(dynamics.Design.of(x).fit(y).r2_adj)
+    assert draws[:, 0].mean() == pytest.approx(fit.fit.r2_adj, abs=0.01)
+    assert draws[:, 0].std() == pytest.approx(np.std(refitted), rel=0.25)
+
+
+def test_counts_are_read_and_padded(tmp_path: Path) -> None:
+    path = tmp_path / "counts.npy"
+    np.save(path, np.array([3.0, 0.0, 5.0]))
+    assert dynamics.read_counts(path, 5).tolist() == [3, 0, 5, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (np.ones((2, 2)), "one count for each token id"),
+        (np.array([1.0, -2.0]), "no counts"),
+        (np.array([1.0, np.nan]), "no counts"),
+        (np.array([1.5]), "no counts"),
+        (np.array(["a"]), "one count for each token id"),
+        (np.arange(400), "another tokenizer"),
+    ],
+)
+def test_tables_that_are_no_counts_are_refused(tmp_path: Path, table: Any, message: str) -> None:
+    np.save(tmp_path / "counts.npy", table)
+    with pytest.raises(InputError, match=message):
+        dynamics.read_counts(tmp_path / "counts.npy", 320)
+
+
+def test_files_that_are_no_tables_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "counts.npy").write_text("no table")
+    for name in ("counts.npy", "missing.npy"):
+        with pytest.raises(InputError, match="no table of counts"):
+            dynamics.read_counts(tmp_path / name, 320)
+
+
+def test_text_so_far_is_a_ceiling_that_reaches_one(trained: Path) -> None:
+    run = checkpoints.training_run(str(trained))
+    known = dynamics.frequencies(run, n_rows=320, tokens=range(320))
+    ceiling = dynamics.r2_of_text_so_far(run, known)
+    assert ceiling is not None
+    assert ceiling[0] == 0.0
+    assert (np.diff(ceiling) > 0).all()
+    # Half a count is added, so the end is near one and not at it.
+    assert 0.98 < ceiling[-1] <= 1.0
+    assert dynamics.r2_of_text_so_far(replace(run, source="elsewhere"), known) is None
+
+
+# -------------------------------------------------------------------------------------- parameters
+
+
+@pytest.mark.parametrize("style", tiny.STYLES)
+def test_every_parameter_has_a_group(style: str) -> None:
+    model = tiny.model(style)
+    tied = bool(model.config.tie_word_embeddings)
+    names = [name for name, _ in model.named_parameters()]
+    groups = {name: dynamics.group_of(name, tied=tied) for name in names}
+    assert "other" not in groups.values()
+    heads = [name for name, group in groups.items() if group == EMBEDDING]
+    weight = model.get_output_embeddings().weight
+    owners = [name for name, parameter in model.named_parameters() if parameter is weight]
+    assert owners[0] in heads
+    assert {"layer 1", "layer 2", "final norm"} <= set(groups.values())
+    assert ("input embedding" in groups.values()) is not tied
+
+
+@pytest.fixture(scope="module")
+def line(tmp_path_factory: pytest.TempPathFactory) -> TrainingRun:
+    return straight(tmp_path_factory.mktemp("straight") / "run")
+
+
+def test_straight_run_converges_as_it_was_made(line: TrainingRun) -> None:
+    found = dynamics.convergence(line)
+    layers = ["input embedding", "layer 1", "layer 2", "final norm", EMBEDDING]
+    assert found.groups == [*layers, BODY, WHOLE]
+    for group in (g for g in found.groups if g != "final norm"):
+        assert found.distance(group) == pytest.approx(1 - np.array(SHARES), abs=1e-5)
+        assert found.cosine[group][1:] == pytest.approx(np.ones(4), abs=1e-5)
+        assert np.isnan(found.cosine[group][0])
+
+
+def test_distances_of_the_parts_add_up(trained: Path) -> None:
+    run = checkpoints.training_run(str(trained))
+    found = dynamics.convergence(run)
+    squares = {group: rows.sum(1) for group, rows in found.to_final.items()}
+    parts = [g for g in found.groups if g not in (BODY, WHOLE)]
+    np.testing.assert_allclose(sum(squares[g] for g in parts), squares[WHOLE])
+    np.testing.assert_allclose(squares[BODY] + squares[EMBEDDING], squares[WHOLE])
+    first, last = run.weights(0), run.weights(60)
+    direct = sum(float((first[n].double() - last[n].double()).square().sum()) for n in first)
+    assert squares[WHOLE][0] == pytest.approx(direct)
+    assert squares[WHOLE][-1] == 0.0
+    step, before = run.weights(8), run.weights(4)
+    moved = sum(float((step[n].double() - before[n].double()).square().sum()) for n in step)
+    size = sum(float(step[n].double().square().sum()) for n in step)
+    assert found.change[WHOLE][found.steps.index(8)] == pytest.approx((moved / size) ** 0.5 / 4)
+
+
+def test_embedding_alone_gives_the_same_as_with_the_rest(trained: Path) -> None:
+    run = checkpoints.training_run(str(trained))
+    alone, whole = dynamics.convergence(run, embedding_only=True), dynamics.convergence(run)
+    assert alone.groups == [EMBEDDING]
+    assert np.array_equal(alone.distance(EMBEDDING), whole.distance(EMBEDDING))
+
+
+# -------------------------------------------------------------------------------------- behaviour
+
+
+def test_divergence_from_the_unigram() -> None:
+    rng = torch.Generator().manual_seed(0)
+    E, h = torch.randn(50, 6, generator=rng), torch.randn(9, 6, generator=rng)
+    log_u = torch.log_softmax(torch.randn(50, generator=rng).double(), 0)
+    P = torch.softmax(h @ E.T, 1).double().numpy()
+    direct = np.mean([stats.entropy(row, log_u.exp().numpy()) for row in P])
+    assert dynamics.unigram_divergence(E, None, h, log_u) == pytest.approx(direct, rel=1e-5)
+    # A model that ignores its context and predicts the frequencies is at zero.
+    assert dynamics.unigram_divergence(0 * E, log_u.float(), h, log_u) == pytest.approx(0, abs=1e-6)
+
+
+def test_behaviour_agrees_with_transformers(trained: Path, text_file: Path) -> None:
+    run = checkpoints.training_run(str(trained))
+    lm = run.load(60, device="cpu")
+    blocks = dynamics.text_for(run, str(text_file))
+    detection = inference.detect(lm, blocks, progress=False)
+    _, known = planted(320)
+    found = dynamics.behaviour(lm, detection, known.log_unigram, step=60)
+    with torch.no_grad():
+        losses = [float(lm.model(input_ids=b[None], labels=b[None]).loss) for b in blocks.ids]
+    assert found.loss == pytest.approx(np.mean(losses), rel=1e-5)
+    np.testing.assert_allclose(found.block_losses, losses, rtol=1e-4)
+    assert 0 <= found.kl_average_unigram <= found.kl_unigram
+
+
+def test_text_is_what_was_left_out(trained: Path, text_file: Path) -> None:
+    run = checkpoints.training_run(str(trained))
+    recipe = replace(TINY, steps=60, dropout=0.0)
+    left_out = training.prepare(recipe, str(text_file)).held_out
+    found = dynamics.text_for(run, str(text_file))
+    assert np.array_equal(found.ids.numpy(), left_out)
+    other = dynamics.text_for(run, "python-manual", n_positions=128, sequence_length=64)
+    assert other.ids.shape == (2, 64)
+
+
+# --------------------------------------------------------------------------------------- emergence
+
+
+@given(
+    st.lists(st.floats(-5, 5), min_size=5, max_size=5),
+    st.floats(0.1, 10),
+    st.booleans(),
+    st.floats(-3, 3),
+)
+def test_halfway_does_not_depend_on_units(
+    curve: list[float], scale: float, down: bool, shift: float
+) -> None:
+    values = np.array(curve)
+    if abs(values[-1] - values[0]) < 0.1:
+        return
+    half = dynamics.halfway(STEPS, values)
+    assert 0 <= half <= STEPS[-1]
+    other = dynamics.halfway(STEPS, (-scale if down else scale) * values + shift)
+    assert other == pytest.approx(half, rel=1e-6, abs=1e-6)
+
+
+def test_halfway_of_known_curves() -> None:
+    steps = [0, 1, 3, 7, 15]
+    assert dynamics.halfway(steps, np.log1p(steps)) == pytest.approx(3)
+    assert dynamics.halfway(steps, np.array([1.0, 0.9, 0.1, 0.0, 0.0])) == pytest.approx(
+        2**0.5 * 2 - 1
+    )
+    assert np.isnan(dynamics.halfway(steps, np.ones(5)))
+    assert np.isnan(dynamics.crossing(steps, np.log1p(steps), 99.0))
+
+
+@pytest.mark.parametrize(
+    ("high", "expected"), [(9.0, True), (11.0, False)], ids=["apart", "overlapping"]
+)
+def test_verdict_follows_the_rule_in_every_run(high: float, expected: bool) -> None:
+    rows = [("a", FREQUENCY, 5.0, 4.0, 6.0), ("a", EMBEDDING, 20.0, 10.0, 30.0)]
+    rows += [("b", FREQUENCY, 5.0, 4.0, high), ("b", EMBEDDING, 20.0, 10.0, 30.0)]
+    table = pd.DataFrame(rows, columns=["run", "what", "step", "low", "high"])
+    assert dynamics.comes_first(table, before=[EMBEDDING]) is expected
+    with pytest.raises(InputError, match="loss was not measured"):
+        dynamics.comes_first(table, before=[LOSS])
+
+
+@pytest.fixture(scope="module")
+def measured(trained: Path, text_file: Path) -> dynamics.Dynamics:
+    run = checkpoints.training_run(str(trained))
+    return dynamics.measure(run, blocks=dynamics.text_for(run, str(text_file)), device="cpu")
+
+
+def test_trained_model_learns_frequency(measured: dynamics.Dynamics) -> None:
+    table = measured.by_step()
+    assert abs(table["r2_adj_frequency"].iloc[0]) < 0.1
+    assert table["r2_adj_frequency"].iloc[-1] > 0.5
+    assert table["r2_adj_shuffled"].abs().max() < 0.1
+    assert table["loss"].iloc[-1] < table["loss"].iloc[0] - 0.5
+    assert table["kl_unigram"].iloc[-1] < table["kl_unigram"].iloc[0]
+    # The log-partition hardly varies at the start, so -log a is linear before anything is learnt.
+    assert table["r2_adj_log_a"].iloc[0] > 0.9
+
+
+def test_intervals_hold_their_values(measured: dynamics.Dynamics) -> None:
+    found = {half.name: half for half in measured.emergence(n_replicates=60)}
+    assert set(found) == {FREQUENCY, LOSS, *measured.convergence.groups}
+    for half in found.values():
+        assert half.low <= half.step <= half.high
+    again = measured.emergence(n_replicates=60)
+    assert [half.low for half in again] == [half.low for half in found.values()]
+
+
+def test_share_of_the_loss_and_its_inverse(measured: dynamics.Dynamics) -> None:
+    assert measured.loss_share(0) == 0.0
+    assert measured.loss_share(60) == 1.0
+    half = next(h for h in measured.emergence(n_replicates=20) if h.name == LOSS)
+    assert measured.loss_share(half.step) == pytest.approx(0.5, abs=1e-6)
+    middle = np.interp(np.log1p(half.step), np.log1p(measured.steps), measured.r2_adj)
+    assert measured.r2_when_loss_fell(0.5) == pytest.approx(middle)
+
+
+def test_stopping_earlier_changes_what_is_final(measured: dynamics.Dynamics) -> None:
+    cut = dynamics.stopped(measured, 16)
+    assert cut.steps == [0, 1, 2, 4, 8, 16]
+    assert cut.convergence.distance(WHOLE)[-1] == 0.0
+    assert measured.convergence.distance(WHOLE)[5] > 0.1
+    assert np.array_equal(cut.r2_adj, measured.r2_adj[:6])
+
+
+def test_no_run_is_ahead_of_its_own_straight_line(line: TrainingRun, tmp_path: Path) -> None:
+    """The control's own control: on a straight run, frequency comes no earlier than on the line."""
+    E, tokens = line.embedding(8), np.arange(320)
+    slopes = np.random.default_rng(0).normal(size=E.shape[1])
+    counts = np.round(np.exp(9 - E.double().numpy() @ slopes / 2)).astype(np.int64)
+    np.save(tmp_path / "counts.npy", counts)
+    found = dynamics.measure(line, counts=str(tmp_path / "counts.npy"), embedding_only=True)
+    seen = found.frequencies.tokens
+    assert 0 < len(seen) <= len(tokens)
+    way = dynamics.straight_line(line.embedding(0), E, found.frequencies, n=201)
+    ours = np.interp(SHARES, 1 - way["distance"], way["r2_adj"])
+    assert found.r2_adj == pytest.approx(ours, abs=1e-3)
+    ahead = found.ahead_of(way)
+    assert ahead.training == pytest.approx(ahead.straight, abs=0.06)
+    assert found.r2_adj[-1] > 0.95
+
+
+# ------------------------------------------------------------------------------------------ tokens
+
+
+def test_tokens_are_learnt_when_they_stay_right() -> None:
+    E, known = planted()
+    fit = dynamics.fit_frequency(E, known)
+    y = known.y.astype(np.float32)
+    off = [y + 3, y.copy(), y.copy(), y.copy()]
+    off[1][0] += 2
+    off[2][0] -= 0.5
+    off[3][1] += 5
+    fits = [replace(fit, step=s, predicted=v) for s, v in zip(STEPS, off, strict=False)]
+    run = TrainingRun("made up", "", {s: f"step{s}" for s in STEPS[:4]}, True)
+    empty = dynamics.Convergence([], [], {}, {}, {})
+    found = dynamics.Dynamics(run, known, fits, empty, [], np.nan, None)
+    learnt = dynamics.learnt_at(found)
+    assert learnt[0] == 2
+    assert np.isnan(learnt[1])
+    assert (learnt[2:] == 1).all()
+    table = dynamics.by_frequency(found)
+    assert table[table["step"] == 0]["rms_error"].to_numpy() == pytest.approx(3.0, rel=1e-5)
+    assert table.groupby("step")["true"].apply(lambda v: v.is_monotonic_increasing).all()
+    texts = [f"t{i}" for i in range(len(known.counts))]
+    shown = dynamics.examples(found, texts)
+    assert shown["true"].is_monotonic_increasing
+    assert (shown["token"] == [f"t{i}" for i in shown["id"]]).all()
+    assert (known.counts[shown["id"]] == shown["count"]).all()
+
+
+# -------------------------------------------------------------------------------------- end to end
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], TrainingRun]:
+    """A hub with one model in it, laid out by branches; whole checkpoints cannot be had."""
+    folder = tmp_path / "hub"
+    straight(folder / "lab", "padded")
+    for path in (folder / "lab").iterdir():
+        path.rename(folder / f"lab@{path.name}")
+    (folder / "owner").mkdir()
+    for path in folder.glob("lab@*"):
+        path.rename(folder / "owner" / path.name)
+
+    class Api:
+        def list_repo_refs(self, hub_id: str) -> Any:
+            names = [p.name.partition("@")[2] for p in folder.glob(f"{hub_id}@*")]
+            branch = type("Branch", (), {})
+            found = [branch() for _ in [*names, "main"]]
+            for each, name in zip(found, [*names, "main"], strict=True):
+                each.name = name
+            return type("Refs", (), {"branches": found})()
+
+    def download(hub_id: str, revision: str, patterns: tuple[str, ...]) -> Path:
+        if patterns != models.CONFIG_PATTERNS:
+            raise InputError("The whole checkpoint was asked for.")
+        return folder / f"{hub_id}@{revision}"
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    files = DirFileSystem(path=str(folder), fs=LocalFileSystem())
+    monkeypatch.setattr("huggingface_hub.HfFileSystem", lambda: files)
+    monkeypatch.setattr(models, "download", download)
+    return lambda: checkpoints.training_run("owner/lab")
+
+
+def test_hub_path_fetches_the_embedding_alone(
+    hub: Callable[[], TrainingRun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for Pythia: a head with padding rows, a table of counts for real tokens, zeros in it."""
+    run = hub()
+    assert run.steps == STEPS
+    assert not run.local
+    E = run.embedding(8)
+    assert len(E) == 320 + 24
+    counts = np.arange(320) * 7
+    counts[[5, 9]] = 0
+    np.save(tmp_path / "counts.npy", counts)
+    found = dynamics.measure(run, counts=str(tmp_path / "counts.npy"), embedding_only=True)
+    assert found.frequencies.n_unseen == 3
+    assert len(found.frequencies.tokens) == 317
+    assert found.convergence.distance(EMBEDDING) == pytest.approx(1 - np.array(SHARES), abs=1e-5)
+    assert list(found.by_step()["step"]) == STEPS
+    with pytest.raises(InputError, match="whole checkpoint"):
+        run.weights(8)
+    # A second reading needs no hub.
+    monkeypatch.delattr("huggingface_hub.HfFileSystem")
+    assert torch.equal(run.embedding(8), E)
+    with pytest.raises(InputError, match="not known here"):
+        dynamics.measure(run, embedding_only=True)
+
+
+def test_notebook_on_a_run_with_checkpoints(trained: Path, text_file: Path, tmp_path: Path) -> None:
+    page = execute.run(
+        "05",
+        model=str(trained),
+        results_dir=tmp_path / "out",
+        parameters={"corpus": str(text_file), "n_positions": 256, "n_bootstrap": 30},
+    )
+    found = results.load_metrics(page.parent, "05_training_dynamics")
+    for name in ("frequency", "embedding", "body", "loss"):
+        low, step, high = (found[f"halfway_step_{name}{end}"] for end in ("_low", "", "_high"))
+        assert low <= step <= high
+    assert found["frequency_first"] in (0, 1)
+    assert found["n_seeds"] == 1
+    assert abs(found["r2_frequency_step0"]) < 0.1 < 0.5 < found["r2_frequency_final"]
+    for name in ("by_step", "by_layer", "emergence", "by_length", "by_frequency", "tokens"):
+        table = pd.read_parquet(page.with_name(f"05_training_dynamics.{name}.parquet"))
+        written = pd.read_csv(page.with_name(f"05_training_dynamics.{name}.csv"))
+        assert len(table) == len(written) > 0
+    by_step = pd.read_parquet(page.with_name("05_training_dynamics.by_step.parquet"))
+    assert by_step["r2_adj_frequency"].iloc[-1] == pytest.approx(found["r2_frequency_final"])
+
+
+def test_notebook_with_the_embedding_alone(
+    line: TrainingRun, text_file: Path, tmp_path: Path
+) -> None:
+    page = execute.run(
+        "05",
+        model=line.source,
+        results_dir=tmp_path / "out",
+        parameters={"counts": str(text_file), "embedding_only": True, "n_bootstrap": 30},
+    )
+    found = results.load_metrics(page.parent, "05_training_dynamics")
+    assert "halfway_step_loss" not in found
+    assert found["halfway_step_embedding"] > 0
+
+
+@pytest.mark.skipif(
+    "PROBENC_SHARED_DATA" not in os.environ,
+    reason="PROBENC_SHARED_DATA names no folder with Pythia's token counts and tokenizer",
+)
+def test_counts_of_pythias_training_run(tmp_path: Path) -> None:
+    data = Path(os.environ["PROBENC_SHARED_DATA"])
+    n_rows, d = 50_304, 8
+    rng = torch.Generator().manual_seed(0)
+    first, last = (torch.randn(n_rows, d, generator=rng) for _ in range(2))
+    table = np.load(data / "token_counts" / "pythia-training-run.npy")
+    y = -np.log(np.maximum(table, 1))
+    last[: len(table), 0] = torch.from_numpy(y - y.mean()).float()
+    for step, share in zip(STEPS, SHARES, strict=True):
+        folder = tmp_path / "run" / f"step{step}"
+        folder.mkdir(parents=True)
+        save_file(
+            {"embed_out.weight": first + share * (last - first)}, folder / "model.safetensors"
+        )
+        (folder / "config.json").write_text('{"model_type": "gpt_neox"}')
+        (folder / "tokenizer.json").write_bytes(
+            (data / "tokenizers" / "pythia" / "tokenizer.json").read_bytes()
+        )
+    run = checkpoints.training_run(str(tmp_path / "run"))
+    found = dynamics.measure(
+        run,
+        counts=str(data / "token_counts" / "pythia-training-run.npy"),
+        embedding_only=True,
+    )
+    known = found.frequencies
+    assert int(known.counts.sum()) == 300_039_168_000 == 143_000 * 1024 * 2049
+    assert len(known.counts) == n_rows
+    assert known.n_unseen == 214
+    assert len(known.tokens) == 50_277 - 214
+    assert abs(found.r2_adj[0]) < 0.01
+    assert found.r2_adj[-1] > 0.99
+
+
+settings.register_profile("quick", max_examples=60, deadline=None)
+settings.load_profile("quick")
