@@ -46,7 +46,7 @@ class TokenBlocks:
     ids: Tensor
     """[n_blocks, sequence_length] int64 token ids."""
     corpus: str
-    """As the person named it."""
+    """What it is called on a page: see `label`."""
     hash: str
     """SHA-256 of the ids."""
 
@@ -72,6 +72,12 @@ def from_ids(ids: Tensor, *, corpus: str) -> TokenBlocks:
 def built_in() -> list[str]:
     """Names of the built-in corpora."""
     return ["docstrings", *(f"docstrings:{part}" for part in DOCSTRING_PACKAGES), "python-manual"]
+
+
+def label(corpus: str) -> str:
+    """Name of a corpus for a page: of a file or folder its own name, without the machine's path."""
+    path = Path(corpus).expanduser()
+    return path.resolve().name if path.exists() else corpus
 
 
 def text(corpus: str) -> str:
@@ -320,7 +326,7 @@ def blocks(
         )
     count = min(wanted, len(ids)) // sequence_length
     shaped = torch.from_numpy(ids[: count * sequence_length].reshape(count, sequence_length))
-    return from_ids(shaped, corpus=corpus)
+    return from_ids(shaped, corpus=label(corpus))
 
 
 def token_counts(corpus: str, tokenizer: PreTrainedTokenizerBase, n_rows: int) -> NDArray[np.int64]:

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from probenc_support import cache
-from probenc_support.corpora import TokenBlocks
+from probenc_support.corpora import TokenBlocks, label
 from probenc_support.inference import peak_memory_mb
 from probenc_support.models import LanguageModel, resolve_device
 from probenc_support.parameters import Parameters
@@ -63,17 +63,18 @@ class Results:
     def provenance(self) -> dict[str, Any]:
         """Where the numbers come from: model, corpus, parameters, machine, versions, time."""
         lm, blocks, own = self.lm, self.blocks, self.parameters
-        parameters = {k: v for k, v in asdict(own).items() if k not in ("started", "own")}
+        given = {**asdict(own), **own.own, "results_dir": own.results_dir.name}
+        parameters = {k: _named(v) for k, v in given.items() if k not in ("started", "own")}
         device = lm.device if lm else resolve_device("cpu")
         return {
             "notebook": own.notebook,
-            "model": own.model,
+            "model": _named(own.model),
             "revision": own.revision,
             "weights_sha256": lm.weights_hash if lm else "",
             **(model_facts(lm) if lm else {}),
-            "corpus": own.corpus,
+            "corpus": _named(own.corpus),
             "corpus_sha256": blocks.hash if blocks else "",
-            "parameters": {**parameters, **own.own, "results_dir": own.results_dir.name},
+            "parameters": parameters,
             "seed": own.seed,
             "device": device_name(device),
             "dtype": str(lm.dtype).removeprefix("torch.") if lm else "",
@@ -93,6 +94,13 @@ class Results:
         _write_json(self._path("provenance.json"), facts)
         _write_json(self._path("metrics.json"), self._metrics)
         display(HTML(provenance_box(facts)))  # type: ignore[no-untyped-call]
+
+
+def _named(value: Any) -> Any:
+    """The value, files and folders by their own names: a page tells no path of its machine."""
+    if isinstance(value, list | tuple):
+        return [_named(item) for item in value]
+    return label(value) if isinstance(value, str) and value else value
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

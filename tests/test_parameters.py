@@ -123,6 +123,16 @@ def test_results_leave_metrics_tables_and_provenance(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".tmp-*"))
 
 
+def test_provenance_names_files_without_their_folders(tmp_path: Path, text_file: Path) -> None:
+    p = parameters.check(
+        "x", {**GOOD, "corpus": str(text_file), "others": [str(text_file)]}, others=Several(Text())
+    )
+    facts = results.Results(p).provenance()
+    assert facts["corpus"] == facts["parameters"]["corpus"] == text_file.name
+    assert facts["parameters"]["others"] == [text_file.name]
+    assert str(text_file.parent) not in json.dumps(facts)
+
+
 def test_provenance_box_escapes_what_it_shows(tmp_path: Path) -> None:
     facts = _results(tmp_path).provenance() | {"model": "<script>"}
     assert "<script>" not in results.provenance_box(facts)

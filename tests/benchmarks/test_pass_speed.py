@@ -69,7 +69,7 @@ def test_pass(benchmark: Any, real_lm: Any, blocks: corpora.TokenBlocks, way: st
         "pass": lambda: inference.detect(real_lm, blocks, cache=False, progress=False),
     }
     peak = _peak()
-    benchmark.pedantic(ways[way], rounds=5, warmup_rounds=1)
+    benchmark.pedantic(ways[way], rounds=3, warmup_rounds=1)
     rate = _operations(real_lm, blocks.n_positions) / benchmark.stats.stats.median
     benchmark.extra_info["positions_per_second"] = blocks.n_positions / benchmark.stats.stats.median
     benchmark.extra_info["share_of_matrix_product_rate"] = rate / peak
