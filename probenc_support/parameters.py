@@ -1,6 +1,8 @@
 """Parameters of a notebook, checked in its first cell: one clear sentence for what is wrong."""
 
+import contextlib
 import difflib
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -87,11 +89,14 @@ class Several:
     at_least: int = 0
 
     def check(self, name: str, value: Any) -> list[Any]:
-        """The value, as a list.
+        """The value, as a list. papermill's `-p` hands a list over as text: "[0.1, 0.3]".
 
         Raises:
             InputError: it is no list, too short, or an item is wrong.
         """
+        if isinstance(value, str):
+            with contextlib.suppress(ValueError):
+                value = json.loads(value)
         if not isinstance(value, list | tuple):
             raise InputError(f"{name} must be a list, not {value!r}.")
         if len(value) < self.at_least:

@@ -1,0 +1,74 @@
+"""Notebook 04 end to end by papermill, on tiny models."""
+
+import json
+import math
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+import tiny
+from test_notebooks import execute
+
+from probenc_support import generation
+
+METHODS = (
+    "random", "paper", "tstat", "wanda", "paper_compensated", "wanda_compensated", "rotated",
+    "tuned",
+)  # fmt: skip
+SMALL = {
+    "n_positions": 2048, "sequence_length": 32, "n_evaluation": 256, "tuning_steps": 12,
+    "n_generations": 24, "generation_tokens": 4, "n_random": 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("style", ["untied", "bias"])
+def test_pruning_end_to_end(tmp_path: Path, text_file: Path, style: str) -> None:
+    model = tiny.save(tmp_path / "model", style)
+    done = execute(
+        "04", tmp_path, model=model, corpus=text_file, eval_corpus="python-manual", **SMALL
+    )
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((tmp_path / "04_pruning.metrics.json").read_text())
+    for method in METHODS:
+        wanted = {f"kl_{method}_{share}" for share in (10, 30, 50)}
+        assert wanted | {f"top1_{method}_30", f"nll_increase_{method}_30"} <= set(metrics)
+    if generation.has_mauve():
+        assert {"mauve_paper_30", "mauve_best_30", "mauve_ceiling"} <= set(metrics)
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert metrics["sweep_max_difference"] < 1e-4
+    assert metrics["swapped_head_max_difference"] < 1e-3
+    assert metrics["kl_rotated_30"] < metrics["kl_paper_30"]
+    assert metrics["kl_random_30"] > 2 * metrics["kl_rotated_30"], "the control fails"
+    curves = pd.read_parquet(tmp_path / "04_pruning.curves.parquet")
+    again = pd.read_csv(tmp_path / "04_pruning.curves.csv")
+    pd.testing.assert_frame_equal(curves, again, rtol=1e-4)
+    assert {"method", "share", "kl", "kl_low", "kl_high", "top1", "nll_increase"} <= set(curves)
+    page = nbformat.read(tmp_path / "page.ipynb", as_version=4)
+    outputs = [o for c in page.cells if c.cell_type == "code" for o in c.outputs]
+    assert not [o for o in outputs if o.output_type == "error"]
+    assert sum("<figure" in o.get("data", {}).get("text/html", "") for o in outputs) >= 2
+
+
+@pytest.mark.parametrize(
+    ("parameters", "sentence"),
+    [
+        ({"shares": "[1.5]"}, "shares"),
+        ({"shares": "[0.99]"}, "leaves no model"),
+        ({"tuning_steps": 0}, "tuning_steps is 0"),
+        ({"n_positions": 64, "sequence_length": 64, "corpus": "short"}, "pruning needs 8"),
+    ],
+)
+def test_bad_input_ends_in_one_sentence(
+    tmp_path: Path, parameters: dict[str, object], sentence: str
+) -> None:
+    if parameters.get("corpus") == "short":
+        short = tmp_path / "short.txt"
+        short.write_text(tiny.prose()[:600], encoding="utf-8")
+        parameters = {**parameters, "corpus": short}
+    options = {"corpus": "python-manual", **SMALL, **parameters}
+    done = execute("04", tmp_path, model=tiny.save(tmp_path / "model"), **options)
+    assert done.returncode != 0
+    assert "InputError" in done.stderr
+    assert sentence in done.stderr
+    assert not list(tmp_path.glob("*.metrics.json"))
