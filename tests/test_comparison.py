@@ -1,0 +1,125 @@
+"""Comparing models: against SciPy, against planted relations, and with too few models."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+
+from probenc_support import comparison
+from probenc_support.claims import Run
+from probenc_support.errors import InputError
+
+
+def run(model: str, notebook: str, provenance: dict | None = None, **metrics: float) -> Run:
+    return Run(model, notebook, metrics, provenance or {}, Path("page.ipynb"))
+
+
+def models(n: int, *, planted: bool) -> list[Run]:
+    """`n` models whose Gini coefficient grows with the width, or goes with nothing."""
+    rng = np.random.default_rng(1)
+    gini = np.linspace(0.3, 0.6, n) if planted else rng.permutation(np.linspace(0.3, 0.6, n))
+    found = []
+    for i in range(n):
+        facts = {"n_parameters": 10 ** (6 + i), "tied": bool(i % 2)}
+        size = {"d_model": 64 * (i + 1), "n_vocab": 50_000}
+        found.append(run(f"m{i}", "01_log_linear_fit", facts, r2_adj=0.8 + 0.01 * i, **size))
+        found.append(run(f"m{i}", "02_sparsity", facts, gini_abs_slope=float(gini[i])))
+    return found
+
+
+quick = settings(deadline=None, max_examples=15)
+
+
+@quick
+@given(
+    st.lists(st.integers(-5, 5), min_size=5, max_size=5).filter(lambda x: len(set(x)) > 1),
+    st.randoms(use_true_random=False),
+)
+def test_the_p_value_is_that_of_all_orderings(x: list[int], random: object) -> None:
+    y = list(x)
+    random.shuffle(y)  # type: ignore[attr-defined]
+    rho, p = comparison.spearman(np.array(x), np.array(y))
+    assert rho == pytest.approx(stats.spearmanr(x, y).statistic)
+
+    def statistic(b: np.ndarray) -> float:
+        return stats.spearmanr(x, b).statistic
+
+    oracle = stats.permutation_test(
+        (y,), statistic, permutation_type="pairings", n_resamples=np.inf, alternative="two-sided"
+    )
+    exact = np.mean(np.abs(oracle.null_distribution) >= abs(rho) - 1e-9)
+    assert p == pytest.approx(exact)
+
+
+@quick
+@given(st.lists(st.floats(0, 1), max_size=20))
+def test_holm_agrees_with_statsmodels(p: list[float]) -> None:
+    ours = comparison.holm(np.array(p))
+    if p:
+        np.testing.assert_allclose(ours, multipletests(p, method="holm")[1])
+    else:
+        assert len(ours) == 0
+
+
+def test_a_planted_relation_is_found_and_chance_is_not() -> None:
+    for planted in (True, False):
+        runs = models(7, planted=planted)
+        table, facts = comparison.all_metrics(runs), comparison.properties(runs)
+        found = comparison.rank_correlations(table, facts, [comparison.GINI])
+        width = found[found["property"] == "d_model"].iloc[0]
+        assert (width["p_holm"] < 0.05) == planted
+        answer = comparison.sparsity_answer(comparison.measured(table, comparison.GINI), found)
+        assert ("goes with" in answer) == planted
+
+
+def test_few_models_give_no_correlation_and_the_words_say_so() -> None:
+    runs = models(comparison.MIN_MODELS - 1, planted=True)
+    table, facts = comparison.all_metrics(runs), comparison.properties(runs)
+    found = comparison.rank_correlations(table, facts)
+    assert found.empty
+    assert "No correlation" in comparison.strongest(found, len(facts))
+    gini = comparison.measured(table, comparison.GINI)
+    assert "stays open" in comparison.sparsity_answer(gini, found)
+    assert "nothing to compare" in comparison.sparsity_answer(gini[:1], found)
+
+
+def test_the_table_holds_every_metric_once() -> None:
+    runs = models(3, planted=True)
+    table = comparison.all_metrics(runs)
+    assert sum(len(one.metrics) for one in runs) == int(table.notna().to_numpy().sum())
+    assert table.loc[("02_sparsity", "gini_abs_slope"), "m2"] == runs[5].metrics["gini_abs_slope"]
+
+
+def test_properties_come_from_metrics_and_provenance_and_may_be_missing() -> None:
+    runs = [*models(2, planted=True), run("bare", "02_sparsity", gini_abs_slope=0.5)]
+    facts = comparison.properties(runs)
+    assert facts.loc["m1", "vocab_per_dimension"] == pytest.approx(50_000 / 128)
+    assert facts.loc["m1", "tied"] == 1
+    assert facts.loc["bare"].isna().all()
+
+
+def test_ranks_put_the_better_end_first_and_leave_gaps() -> None:
+    runs = [
+        run("a", "01_log_linear_fit", r2_adj=0.9),
+        run("b", "01_log_linear_fit", r2_adj=0.8),
+        run("a", "04_pruning", kl_paper_30=0.7),
+        run("b", "04_pruning", kl_paper_30=0.1),
+        run("c", "04_pruning", kl_paper_30=0.3),
+    ]
+    ranks = comparison.ranks(comparison.all_metrics(runs))
+    assert ranks.loc["fit: adjusted R²"].dropna().to_dict() == {"a": 1, "b": 2}
+    assert ranks.loc["pruning 30 %, paper: KL (nats)"].to_dict() == {"a": 3, "b": 1, "c": 2}
+
+
+def test_no_run_is_one_clear_sentence() -> None:
+    with pytest.raises(InputError, match="no run to compare"):
+        comparison.all_metrics([])
+
+
+def test_agreement_groups_models() -> None:
+    said = comparison.agreement({"a": "holds", "b": "does not hold", "c": "holds"})
+    assert said == "holds: a, c; does not hold: b"
