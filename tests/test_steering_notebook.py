@@ -1,0 +1,108 @@
+"""Notebook 03 end to end on a tiny model: the contract's metrics, tables, and refusals."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pandas as pd
+import pytest
+import tiny
+
+NOTEBOOK = Path(__file__).resolve().parents[1] / "notebooks" / "03_steering.ipynb"
+
+DIRECTIONS = ("paper", "min_norm", "mean_hidden", "min_variance", "robust", "random")
+
+
+def execute(folder: Path, parameters: str) -> subprocess.CompletedProcess[str]:
+    """Runs the notebook by papermill, with parameters as YAML, from a folder elsewhere."""
+    command = [sys.executable, "-m", "papermill", "-k", "python3", "--no-progress-bar"]
+    return subprocess.run(
+        [*command, str(NOTEBOOK), str(folder / "page.ipynb"), "-y", parameters],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        timeout=600,
+        check=False,
+        env={**os.environ, "PROBENC_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"},
+    )
+
+
+def outputs_of(folder: Path) -> str:
+    page: Any = nbformat.read(folder / "page.ipynb", as_version=4)
+    return json.dumps([cell.get("outputs", []) for cell in page.cells])
+
+
+def texts(folder: Path) -> list[Path]:
+    """Four texts, a quarter of some prose each."""
+    prose = tiny.prose()
+    size = len(prose) // 4
+    paths = [folder / f"text{i}.txt" for i in range(4)]
+    for i, path in enumerate(paths):
+        path.write_text(prose[i * size : (i + 1) * size], encoding="utf-8")
+    return paths
+
+
+@pytest.mark.parametrize("style", ["tied", "bias"])
+def test_steering_end_to_end(tmp_path: Path, style: str) -> None:
+    model = tiny.save(tmp_path / "model", style)
+    corpus, elsewhere, *others = texts(tmp_path)
+    done = execute(
+        tmp_path,
+        f"""
+        model: {model}
+        corpus: {corpus}
+        eval_corpus: {elsewhere}
+        calibration_corpora: [{others[0]}, {others[1]}]
+        calibration_positions: 256
+        n_positions: 1024
+        sequence_length: 32
+        n_tokens: 20
+        n_checked: 2
+        n_generations: 20
+        generation_tokens: 6
+        results_dir: {tmp_path}
+        """,
+    )
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((tmp_path / "03_steering.metrics.json").read_text())
+    assert {
+        f"steer_mae_{direction}_{scale}_{domain}"
+        for direction in DIRECTIONS
+        for scale in ("2x", "20x", "0.05x")
+        for domain in ("local", "id", "ood")
+    } <= set(metrics)
+    assert {"closed_form_max_rel_error", "steer_frequency_ratio_5x"} <= set(metrics)
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert metrics["closed_form_max_rel_error"] < 1e-4
+    assert metrics["steer_mae_min_variance_solved_2x_local"] < 1e-6
+    if style == "bias":  # the tied random model has no direction that works: its mean h is small
+        assert metrics["steer_mae_random_20x_local"] > metrics["steer_mae_min_variance_20x_local"]
+    table = pd.read_parquet(tmp_path / "03_steering.edits.parquet")
+    assert len(pd.read_csv(tmp_path / "03_steering.edits.csv")) == len(table)
+    assert set(table["scale"]) >= {0.05, 0.2, 1.0, 5.0, 20.0}
+    still = table[(table["scale"] == 1.0) & ~table["direction"].str.endswith("solved")]
+    assert still["log_scale"].abs().max() < 1e-9
+    page = outputs_of(tmp_path)
+    assert "fig-expected-actual" in page
+    assert '"output_type": "error"' not in page
+
+
+@pytest.mark.parametrize(
+    ("parameters", "sentence"),
+    [
+        ("n_tokens: 1", "n_tokens is 1"),
+        ("calibration_corpora: docstrings", "calibration_corpora must be a list"),
+        ("eval_corpus: 'docstrings:torch'", "is both eval_corpus and a calibration corpus"),
+        ("n_token: 5", "did you mean n_tokens"),
+    ],
+)
+def test_steering_refuses_in_one_sentence(tmp_path: Path, parameters: str, sentence: str) -> None:
+    done = execute(tmp_path, parameters)
+    assert done.returncode != 0
+    assert sentence in outputs_of(tmp_path)
+    assert not list(tmp_path.rglob("*.metrics.json"))
