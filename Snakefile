@@ -62,6 +62,8 @@ rule cells:
 
 
 rule fetch:
+    message:
+        "{wildcards.slug}: fetch (or train)"
     input:
         lambda wildcards: ENTRIES[wildcards.slug].get("made_from", []),
     output:
@@ -85,6 +87,8 @@ rule fetch:
 
 
 rule notebook:
+    message:
+        "{wildcards.slug}: {wildcards.notebook}"
     input:
         fetched=f"{RUNS}/{{slug}}/.fetched",
         notebook="notebooks/{notebook}.ipynb",
@@ -111,6 +115,8 @@ rule notebook:
 
 
 rule across:
+    message:
+        "all models: 06_across_models"
     input:
         metrics=sorted(str(path) for path in Path(RUNS).glob("*/0[1-5]_*.metrics.json")),
         notebook="notebooks/06_across_models.ipynb",
@@ -128,6 +134,8 @@ rule across:
 
 
 rule site:
+    message:
+        "the pages"
     input:
         ACROSS,
         pages(),

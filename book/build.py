@@ -83,8 +83,7 @@ def _snakemake(target: str, options: argparse.Namespace) -> int:
     command = [
         *(sys.executable, "-m", "snakemake", target, "--cores", str(options.cores)),
         # A lock of ours guards the folder: unlike Snakemake's it is gone with a killed process.
-        *("--nolock", "--keep-going", "--rerun-incomplete", "--printshellcmds"),
-        *("--quiet", "host", "reason", "rules"),
+        *("--nolock", "--keep-going", "--rerun-incomplete", "--quiet", "host", "reason"),
         *("--configfile", options.configfile, "--config", f"MODELS={options.models}"),
         *options.snakemake,
     ]

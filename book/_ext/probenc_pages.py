@@ -3,6 +3,7 @@
 import html
 import re
 import shutil
+import textwrap
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -124,3 +125,34 @@ def copy_files(app: Sphinx, error: Exception | None) -> None:
         target = out / file
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / file, target)
+    draw_preview(out / "_static" / "social.png")
+
+
+def draw_preview(path: Path) -> None:
+    """The picture that a link to the book shows elsewhere: the fit of the first model that has one."""
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    tables = [
+        ROOT / RUNS / name / "01_log_linear_fit.tokens.parquet"
+        for name in in_order(run.model for run in all_runs())
+    ]
+    figure = Figure(figsize=(12, 6.3), dpi=100, facecolor="#0b3954")
+    figure.text(0.06, 0.62, "Token probability\nencoding", color="white", size=44, weight="bold")
+    about = "\n".join(textwrap.wrap(configuration()["description"], 44))
+    figure.text(0.06, 0.2, about, color="#cfe3f1", size=16, va="bottom", linespacing=1.5)
+    found = [table for table in tables if table.is_file()]
+    if found:
+        tokens = pd.read_parquet(found[0], columns=["minus_log_a", "fitted"])
+        axes = figure.add_axes((0.56, 0.1, 0.4, 0.8), facecolor="none")
+        axes.hexbin(
+            tokens["fitted"],
+            tokens["minus_log_a"],
+            gridsize=55,
+            bins="log",
+            mincnt=1,
+            cmap="cividis",
+        )
+        axes.axis("off")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, facecolor=figure.get_facecolor())
