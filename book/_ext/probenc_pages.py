@@ -129,7 +129,7 @@ def copy_files(app: Sphinx, error: Exception | None) -> None:
 
 
 def draw_preview(path: Path) -> None:
-    """The picture that a link to the book shows elsewhere: the fit of the first model that has one."""
+    """The picture that a link to the book shows elsewhere: the fit of the first model."""
     import pandas as pd
     from matplotlib.figure import Figure
 
