@@ -384,6 +384,49 @@ class _Sums:
             return table[:, 2] / np.sqrt(table[:, 3] * table[:, 4])
 
 
+FREQUENCY_PART = "frequency part of E"
+REST = "rest of E"
+
+
+def split_distances(
+    run: TrainingRun, known: Frequencies, *, n_replicates: int = 400, seed: int = 0
+) -> dict[str, Array]:
+    """Distance from the final E, like `Convergence.distance`, in the two parts of E by frequency.
+
+    Like is compared with like here, distance with distance. Of the difference D [n_seen, d]
+    between E and its final value, centred over tokens (one vector added to every row means
+    nothing), the frequency part is the projection on y = -log f, so y (y'D) / y'y with y centred;
+    the rest is what remains.
+
+    Returns:
+        `FREQUENCY_PART` and `REST`: [1 + n_replicates, n_steps]; the first row is the estimate,
+        the others are over tokens drawn with replacement.
+    """
+    rng = np.random.default_rng(seed)
+    n = len(known.tokens)
+    draws = [np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(n_replicates)]
+    weights = torch.from_numpy(np.stack([np.ones(n, dtype=np.int64), *draws])).double()
+    tokens = torch.from_numpy(known.tokens)
+    final = run.embedding(run.steps[-1])[tokens]
+    squares = [_split(run.embedding(s)[tokens] - final, known.y, weights) for s in run.steps]
+    parts = np.stack(squares, axis=2)
+    return {
+        name: _relative(part, part[:, :1])
+        for name, part in zip((FREQUENCY_PART, REST), parts, strict=True)
+    }
+
+
+def _split(D: Tensor, y: Array, weights: Tensor) -> Array:
+    """[2, B] squared size of the frequency part and of the rest of D [n, d], rows weighted."""
+    D, target = D.double(), torch.from_numpy(y - y.mean())
+    n = weights.sum(1)
+    mean, mean_y = weights @ D / n[:, None], weights @ target / n
+    cross = (weights * target) @ D - n[:, None] * mean_y[:, None] * mean
+    part = cross.square().sum(1) / (weights @ target.square() - n * mean_y.square())
+    whole = weights @ D.square().sum(1) - n * mean.square().sum(1)
+    return torch.stack([part, (whole - part).clamp(min=0)]).numpy()
+
+
 # --------------------------------------------------------------------------------------- behaviour
 
 
@@ -633,6 +676,8 @@ class Dynamics:
             distance = self.convergence.distance(group)
             draws = self.convergence.bootstrap(group, **options)
             found.append(halfway_of(group, self.steps, distance, draws))
+        for name, curves in split_distances(self.run, self.frequencies, **options).items():
+            found.append(halfway_of(name, self.steps, curves[0], curves[1:]))
         return found
 
     def _losses(self, *, n_replicates: int, seed: int) -> Array:
@@ -677,17 +722,18 @@ def emergence_table(found: Sequence[Dynamics], *, n_replicates: int, seed: int) 
     return pd.DataFrame(rows, columns=["run", "what", "step", "low", "high"])
 
 
-def comes_first(table: pd.DataFrame, *, before: Iterable[str]) -> bool:
-    """Whether in every run frequency is half-way before all of the others, the intervals apart.
+def comes_first(table: pd.DataFrame, *, before: Iterable[str], what: str = FREQUENCY) -> bool:
+    """Whether in every run one thing is half-way before all of the others, the intervals apart.
 
     Args:
         table: see `emergence_table`.
+        what: the one thing.
         before: names in its column `what`.
 
     Raises:
         InputError: one of them was not measured.
     """
-    earliest = table[table["what"] == FREQUENCY].set_index("run")
+    earliest = table[table["what"] == what].set_index("run")
     for name in before:
         other = table[table["what"] == name].set_index("run")
         if other.empty:

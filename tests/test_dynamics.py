@@ -310,6 +310,27 @@ def test_embedding_alone_gives_the_same_as_with_the_rest(trained: Path) -> None:
     assert np.array_equal(alone.distance(EMBEDDING), whole.distance(EMBEDDING))
 
 
+@given(st.integers(0, 5))
+def test_parts_of_the_embedding_arrive_as_planted(seed: int) -> None:
+    """Frequency goes to its end along `early`, all else along `SHARES`; a common shift is free."""
+    early = [0.0, 0.5, 0.9, 1.0, 1.0]
+    rng = np.random.default_rng(seed)
+    _, known = planted()
+    V, y = len(known.counts), np.zeros(len(known.counts))
+    y[known.tokens] = known.y - known.y.mean()
+    rest = rng.normal(size=(V, 8))
+    rest[known.counts == 0] = 0
+    rest[known.tokens] -= rest[known.tokens].mean(0)
+    rest -= np.outer(y, y @ rest) / (y @ y)
+    ways = zip(early, SHARES, strict=True)
+    E = [torch.from_numpy(a * np.outer(y, np.ones(8)) + b * rest + b * 7) for a, b in ways]
+    run: Any = type("Run", (), {"steps": STEPS, "embedding": lambda _, s: E[STEPS.index(s)]})()
+    found = dynamics.split_distances(run, known, n_replicates=20)
+    assert found[dynamics.FREQUENCY_PART][0] == pytest.approx(1 - np.array(early), abs=1e-7)
+    assert found[dynamics.REST][0] == pytest.approx(1 - np.array(SHARES), abs=1e-7)
+    assert found[dynamics.REST].shape == (21, 5)
+
+
 # -------------------------------------------------------------------------------------- behaviour
 
 
@@ -410,7 +431,8 @@ def test_trained_model_learns_frequency(measured: dynamics.Dynamics) -> None:
 
 def test_intervals_hold_their_values(measured: dynamics.Dynamics) -> None:
     found = {half.name: half for half in measured.emergence(n_replicates=60)}
-    assert set(found) == {FREQUENCY, LOSS, *measured.convergence.groups}
+    parts = {dynamics.FREQUENCY_PART, dynamics.REST}
+    assert set(found) == {FREQUENCY, LOSS, *measured.convergence.groups, *parts}
     for half in found.values():
         assert half.low <= half.step <= half.high
     again = measured.emergence(n_replicates=60)
