@@ -567,16 +567,17 @@ def moved_besides(
     return change
 
 
-def nearest(E: Tensor, row: Tensor, among: Tensor, n: int = 5) -> Tensor:
-    """[n] the tokens of `among` [m] whose centred rows of E [V, d] have the largest cosine.
+def nearest(E: Tensor, rows: Tensor, among: Tensor, n: int = 5) -> Tensor:
+    """[m, n] ids out of `among` [k] whose centred rows of E [V, d] have the largest cosine.
 
     Args:
-        row: [d] what they are compared with, centred alike.
+        rows: [m, d] what they are compared with, centred alike.
     """
-    rows = E[among].double()
-    centre = rows.mean(dim=0)
-    cosine = torch.nn.functional.cosine_similarity(rows - centre, row.double() - centre)
-    return among[cosine.topk(n).indices]
+    known = E[among]
+    centre = known.mean(dim=0)
+    known = torch.nn.functional.normalize(known - centre, dim=1)
+    cosine = (rows.to(known) - centre) @ known.T
+    return among[cosine.topk(n, dim=1).indices]
 
 
 def over_the_ranking(log_a: Tensor, tokens: Tensor, n: int) -> Tensor:
@@ -724,7 +725,8 @@ def steer(
     """Inside the context the model gives some tokens `scales` times their mean probability.
 
     The rows of these tokens in the output embedding are replaced; a tied head is untied first, so
-    that the input embedding stays. On leaving, also by an exception, everything is as it was.
+    that the input embedding stays. On leaving, also by an exception, everything is as it was. In a
+    model of half precision the new row is rounded to it, and the factors with it.
 
     Args:
         scales: token (a text that is one token, or an id) to factor, for instance

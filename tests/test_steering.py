@@ -517,5 +517,8 @@ def test_tokens_are_spread_over_the_ranking() -> None:
 def test_the_nearest_neighbour_of_a_row_is_itself() -> None:
     _, E, _ = random_positions()
     among = torch.arange(5, 50)
-    assert int(steering.nearest(E, E[30], among, 3)[0]) == 30
-    assert 2 not in steering.nearest(E, E[2], among, 45)
+    assert steering.nearest(E, E[[30, 40]], among, 3)[:, 0].tolist() == [30, 40]
+    assert 2 not in steering.nearest(E, E[2:3], among, 45)
+    centred = E[among] - E[among].mean(0)
+    oracle = torch.nn.functional.cosine_similarity(centred, E[2] - E[among].mean(0))
+    assert int(steering.nearest(E, E[2:3], among, 1)) == int(among[oracle.argmax()])
