@@ -26,6 +26,7 @@ ALL_MODELS = "all-models"
 
 _KERNEL_ENVIRONMENT = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "PYTHONWARNINGS": "ignore:IProgress not found",
     "TOKENIZERS_PARALLELISM": "false",
     "TQDM_DISABLE": "1",
 }
@@ -203,9 +204,12 @@ def _keep_failure(failure: Failure, draft: Path, error: Exception) -> None:
 def _publish(draft: Path, page: Path, path: Path, model: str) -> Path:
     book = nbformat.read(draft, as_version=4)  # type: ignore[no-untyped-call]
     for cell in book.cells:
-        tags = cell.metadata.get("tags", [])
-        if {"parameters", "injected-parameters"} & set(tags):
-            cell.metadata["tags"] = [*tags, "hide-input"]
+        if cell.cell_type == "code":
+            tags = cell.metadata.get("tags", [])
+            cell.metadata["tags"] = [*tags, *({"hide-input"} - set(tags))]
+            for output in cell.outputs:
+                if "text" in output:
+                    output.text = output.text.replace(f"{ROOT}/", "").replace(f"{Path.home()}", "~")
     # The page tells what it is about, and no path of the machine that ran it.
     if model != ALL_MODELS:
         name = slug(model) if Path(model).expanduser().exists() else model

@@ -77,12 +77,14 @@ def browser() -> Iterator[Browser]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    with tempfile.TemporaryDirectory() as profile:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         driver = subprocess.Popen(
             [DRIVER, f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         try:
-            yield _session(f"http://127.0.0.1:{port}", profile)
+            session = _session(f"http://127.0.0.1:{port}", profile)
+            yield session
+            session.call("DELETE", "")
         finally:
             driver.terminate()
             driver.wait(timeout=20)

@@ -4,6 +4,7 @@ import html
 import re
 import shutil
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -45,9 +46,10 @@ def _rows_of_choices(here: Path, models: list[str], parts: list[str]) -> list[st
         return []
     by_model = [(name, here.parent.parent / name / here.name) for name in models]
     by_part = [(name, here.with_name(name)) for name in parts]
+    words = {name: PART_PAGES[name].replace("_", " ") for name in parts if name in PART_PAGES}
     return [
         _choice("Model", here.parent.name, by_model, str(here)),
-        _choice("Part", here.name, by_part, str(here)),
+        _choice("Part", here.name, by_part, str(here), words),
     ]
 
 
@@ -72,13 +74,20 @@ def _rows_of_links(here: Path) -> list[str]:
     ]
 
 
-def _choice(label: str, current: str, options: list[tuple[str, Path]], docname: str) -> str:
-    items = [
-        f'<a aria-current="page" href="#">{html.escape(name)}</a>'
-        if name == current
-        else link_to(docname, target.with_suffix(".html"), html.escape(name))
-        for name, target in options
-    ]
+def _choice(
+    label: str,
+    current: str,
+    options: list[tuple[str, Path]],
+    docname: str,
+    words: Mapping[str, str] | None = None,
+) -> str:
+    items = []
+    for name, target in options:
+        shown = html.escape((words or {}).get(name, name))
+        if name == current:
+            items.append(f'<a aria-current="page" href="#">{shown}</a>')
+        else:
+            items.append(link_to(docname, target.with_suffix(".html"), shown))
     return f"<div><span>{label}</span> {' '.join(items)}</div>"
 
 
