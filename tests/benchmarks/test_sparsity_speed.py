@@ -1,0 +1,97 @@
+"""The whole analysis of sparsity at gpt2-xl's size, beside the direct way to a part of it.
+
+    pytest tests/benchmarks/test_sparsity_speed.py
+
+The direct way, scikit-learn's PCA and then one statsmodels fit for every number of components,
+would need 1,600 fits; here it makes the few of `STEPS`. Peak memory above the data: `peak_mb`.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import statsmodels.api as sm
+from sklearn.decomposition import PCA
+
+from probenc_support import sparsity
+from probenc_support.regression import Design
+from probenc_support.sparsity import Components, Concentration, Statistics
+
+V, D = 50_257, 1_600
+STEPS = (3, 100, 1_600)
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(0)
+    E = rng.standard_normal((V, D), dtype=np.float32) * np.geomspace(1.0, 0.1, D, dtype=np.float32)
+    return E, E.astype(np.float64) @ rng.standard_normal(D) + 10.0 * rng.standard_normal(V)
+
+
+@contextmanager
+def peak_memory(info: dict[str, Any]) -> Iterator[None]:
+    """Puts the largest resident memory above that at the start into `info`, in megabytes."""
+    process, done = psutil.Process(), threading.Event()
+    start = highest = process.memory_info().rss
+
+    def watch() -> None:
+        nonlocal highest
+        while not done.wait(0.01):
+            highest = max(highest, process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+        info["peak_mb"] = round((highest - start) / 1e6)
+
+
+def whole_analysis(E, y):
+    """All of the notebook's measures and controls; returns R^2 of the first `STEPS` components."""
+    rng = np.random.default_rng(0)
+    design = Design.of(E)
+    fit = design.fit(y)
+    statistics = Statistics.of(design, y)
+    components = Components.of(statistics)
+    expressed = components.express(statistics)
+    for basis in (statistics, expressed):
+        sparsity.infer(basis.correlation, V)
+    for X in (E, components.scores(E)):
+        sparsity.infer(sparsity.spearman(X, y), V, ranks=True)
+    sparsity.cumulative_r2(statistics, sparsity.top(fit.slopes, D))
+    sparsity.forward_selection(statistics)
+    sparsity.lasso_path(statistics)
+    Concentration.of(fit.slopes)
+    turned = statistics.rotated(sparsity.random_rotation(D, rng))
+    sparsity.forward_selection(turned)
+    sparsity.forward_selection(sparsity.gaussian_control(statistics, rng))
+    sparsity.shuffled_control(design, y)
+    return sparsity.component_shares(expressed.correlation)[0][[k - 1 for k in STEPS]]
+
+
+def direct(E, y):
+    """R^2 of the first `STEPS` components and nothing else."""
+    scores = PCA().fit_transform(E.astype(np.float64))
+    return [sm.OLS(y, sm.add_constant(scores[:, :k])).fit().rsquared for k in STEPS]
+
+
+@pytest.mark.benchmark(group=f"sparsity {V:,} x {D:,}")
+@pytest.mark.parametrize("way", [whole_analysis, direct], ids=lambda way: way.__name__)
+def test_sparsity(benchmark: Any, data: Any, way: Callable[..., Any]) -> None:
+    with peak_memory(benchmark.extra_info):
+        found = benchmark.pedantic(way, args=data, rounds=1)
+    print(f"\n{way.__name__}: peak memory {benchmark.extra_info['peak_mb']:,} MB above the data")
+    expected = sparsity.component_shares(_correlations(*data))[0][[k - 1 for k in STEPS]]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def _correlations(E, y):
+    statistics = Statistics.of(Design.of(E), y)
+    return Components.of(statistics).express(statistics).correlation
