@@ -9,14 +9,12 @@ import re
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load as load_safetensors
 from safetensors.torch import save_file as save_safetensors
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -30,6 +28,9 @@ HEAD_BIASES = ("lm_head.bias", "embed_out.bias", "output.bias", "head.bias")
 INPUTS = ("embed_in.weight", "embed_tokens.weight", "wte.weight")
 """How the names of an input embedding end."""
 
+_DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+}  # fmt: skip
 _BUFFERS = re.compile(r"(masked_bias|inv_freq|attention\.bias|attn\.bias)$")
 
 
@@ -92,10 +93,8 @@ class TrainingRun:
         if not self.local:
             return _hub_embedding(self.source, self.revisions[step])
         for path in models.weight_files(self.folder(step)):
-            if path.suffix == ".safetensors":
-                with path.open("rb") as stream:
-                    if (found := read_embedding(stream)) is not None:
-                        return found.float()
+            if path.suffix == ".safetensors" and (found := dict(_tensors(path, head_only=True))):
+                return head_of(found)
         return head_of(self.weights(step))
 
     def select(self, steps: Iterable[int]) -> "TrainingRun":
@@ -213,12 +212,15 @@ def choose_steps(run: TrainingRun, wanted: str = "auto", *, most: int = 24) -> T
 # ------------------------------------------------------------------------------- reading of tensors
 
 
-def _tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
-    """Trained tensors of a weight file, one by one."""
+def _tensors(path: Path, *, head_only: bool = False) -> Iterator[tuple[str, Tensor]]:
+    """Trained tensors of a weight file, one by one; or E alone, if the file has it."""
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118
+                names = list(file.keys())
+                if head_only:
+                    names = [name] if (name := _head_name(names)) else []
+                for name in names:
                     if not _BUFFERS.search(name):
                         yield name, file.get_tensor(name)
         else:
@@ -230,16 +232,24 @@ def _tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
         ) from error
 
 
+def _head_name(names: Iterable[str]) -> str | None:
+    """The tensor that is E: the head, or in a tied model the input embedding."""
+    known = list(names)
+    for endings in (HEADS, INPUTS):
+        for name in known:
+            if name.endswith(endings):
+                return name
+    return None
+
+
 def head_of(tensors: dict[str, Tensor]) -> Tensor:
-    """E [V, d] among the tensors of a checkpoint: the head, or the tied input embedding.
+    """E [V, d] float32 among the tensors of a checkpoint: the head, or the tied input embedding.
 
     Raises:
         InputError: neither is there.
     """
-    for endings in (HEADS, INPUTS):
-        for name, tensor in tensors.items():
-            if name.endswith(endings):
-                return tensor.float()
+    if name := _head_name(tensors):
+        return tensors[name].float()
     raise InputError(f"No output embedding among the tensors {', '.join(list(tensors)[:5])}, ...")
 
 
@@ -254,22 +264,15 @@ def read_embedding(stream: BinaryIO) -> Tensor | None:
     """
     (length,) = struct.unpack("<Q", stream.read(8))
     header: dict[str, Any] = json.loads(stream.read(length))
-    header.pop("__metadata__", None)
-    for endings in (HEADS, INPUTS):
-        for name, entry in header.items():
-            if name.endswith(endings):
-                start, stop = entry["data_offsets"]
-                stream.seek(8 + length + start)
-                return _decode(name, entry, stream.read(stop - start))
-    return None
-
-
-def _decode(name: str, entry: dict[str, Any], data: bytes) -> Tensor:
-    """One tensor of a safetensors file, by a file of one tensor in memory."""
-    alone = json.dumps({name: {**entry, "data_offsets": [0, len(data)]}}).encode()
-    buffer = BytesIO()
-    buffer.write(struct.pack("<Q", len(alone)) + alone + data)
-    return load_safetensors(buffer.getvalue())[name]
+    name = _head_name(header)
+    if name is None:
+        return None
+    start, stop = header[name]["data_offsets"]
+    stream.seek(8 + length + start)
+    data = bytearray(stream.read(stop - start))
+    return torch.frombuffer(data, dtype=_DTYPES[header[name]["dtype"]]).reshape(
+        header[name]["shape"]
+    )
 
 
 def _hub_embedding(hub_id: str, revision: str) -> Tensor:
