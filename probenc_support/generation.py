@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +26,10 @@ from probenc_support.corpora import TokenBlocks
 from probenc_support.errors import InputError
 from probenc_support.models import LanguageModel, hidden_states
 
-__all__ = ["Samples", "features", "has_mauve", "mauve_score", "prompts", "sample"]
+__all__ = ["Samples", "features", "has_mauve", "mauve_score", "mauve_scores", "prompts", "sample"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Samples:
     """Continuations that a model drew for some prompts."""
 
@@ -166,22 +166,39 @@ def mauve_score(
     over `n_clusterings`, since one clustering of a small sample is a matter of luck.
     Raises InputError if mauve-text is not installed or a sample is too small to be clustered.
     """
+    options = {"n_buckets": n_buckets, "n_clusterings": n_clusterings, "seed": seed}
+    return mauve_scores(lm, p, {"q": q}, **options)["q"]  # type: ignore[arg-type]
+
+
+def mauve_scores(
+    lm: LanguageModel,
+    reference: Samples,
+    others: Mapping[str, Samples],
+    *,
+    n_buckets: int | None = None,
+    n_clusterings: int = 5,
+    seed: int = 0,
+) -> dict[str, float]:
+    """`mauve_score` of several sets against one, whose features are computed once."""
     if not has_mauve():
         raise InputError(
             "MAUVE needs the optional package mauve-text: pip install 'probenc-support[mauve]'."
         )
-    n = min(len(p.ids), len(q.ids))
+    n = min(len(samples.ids) for samples in (reference, *others.values()))
     if n < 20:
         raise InputError(f"MAUVE of {n} texts says nothing: give at least 20 prompts.")
     compute: Any = importlib.import_module("mauve").compute_mauve
-    options = {
-        "p_features": features(lm, p),
-        "q_features": features(lm, q),
-        "num_buckets": n_buckets or max(2, round(n / 10)),
-    }
-    with _silent():
-        scores = [float(compute(**options, seed=seed + i).mauve) for i in range(n_clusterings)]
-    return float(np.mean(scores))
+    here = features(lm, reference)
+    scores = {}
+    for name, samples in others.items():
+        there = features(lm, samples)
+        with _silent():
+            found = [
+                compute(here, there, num_buckets=n_buckets or max(2, round(n / 10)), seed=seed + i)
+                for i in range(n_clusterings)
+            ]
+        scores[name] = float(np.mean([f.mauve for f in found]))
+    return scores
 
 
 @contextmanager

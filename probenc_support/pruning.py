@@ -329,6 +329,11 @@ def _logits(h: Tensor, E: Tensor, b: Tensor | None) -> Tensor:
     return h @ E.T if b is None else torch.addmm(b, h, E.T)
 
 
+def _centred(logits: Tensor) -> Tensor:
+    """Less the mean over tokens: it moves no probability, and costs float32 its digits."""
+    return logits - logits.mean(dim=1, keepdim=True)
+
+
 def _chunk(E: Tensor) -> int:
     """Positions whose logits fill a buffer of the wanted size."""
     size = _CHUNK_BYTES.get(E.device.type, 24e6)
@@ -354,7 +359,7 @@ def _compare(
     for start in range(0, len(h), step):
         x = h[start : start + step].to(E)
         goal = None if targets is None else targets[start : start + step].to(E.device)
-        logits = _logits(x, E, b)
+        logits = _centred(_logits(x, E, b))
         rows = [slice(i, i + few) for i in range(0, len(x), few)]
         intact = [_Intact(logits[r], None if goal is None else goal[r]) for r in rows]
         work = torch.empty_like(logits[:few])
@@ -396,7 +401,7 @@ def sweep(
     counts = list(removed)
     levels([m / basis.d for m in counts], basis.d)
     encode, mean = basis.encode.to(E), basis.mean.to(E)
-    columns = _decoded(E, basis, max(counts, default=0))
+    columns = _centred(_decoded(E, basis, max(counts, default=0)))
 
     def levels_of(x: Tensor, intact: Tensor) -> Iterator[Tensor]:
         codes = (x - mean) @ encode.T
@@ -433,7 +438,7 @@ def evaluate(
 
     Arguments as for `sweep`.
     """
-    return _compare(E, b, h, targets, lambda x, _: iter([head(x)]), chunk)
+    return _compare(E, b, h, targets, lambda x, _: iter([_centred(head(x))]), chunk)
 
 
 @dataclass(frozen=True)
