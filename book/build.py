@@ -84,6 +84,7 @@ def _snakemake(target: str, options: argparse.Namespace) -> int:
         *(sys.executable, "-m", "snakemake", target, "--cores", str(options.cores)),
         # A lock of ours guards the folder: unlike Snakemake's it is gone with a killed process.
         *("--nolock", "--keep-going", "--rerun-incomplete", "--quiet", "host", "reason"),
+        *("--scheduler", "greedy"),
         *("--configfile", options.configfile, "--config", f"MODELS={options.models}"),
         *options.snakemake,
     ]

@@ -315,6 +315,13 @@ CLAIMS: tuple[Claim, ...] = (
                 at_least=1.2,
                 times="gini_abs_slope_rotated",
             ),
+            Criterion(
+                _SPARSITY,
+                "n_dims_90",
+                "raw dimensions for 90 % of R², against that after a random rotation",
+                at_most=0.5,
+                times="n_dims_90_rotated",
+            ),
         ),
         controls=(
             Criterion(
@@ -403,7 +410,14 @@ CLAIMS: tuple[Claim, ...] = (
             Criterion(
                 _DYNAMICS,
                 "frequency_first",
-                "whether the frequency fit is half-way before loss, embedding and body",
+                "whether the frequency fit is half-way before the parameters of E and of the body are",
+                at_least=1,
+            ),
+            Criterion(
+                _DYNAMICS,
+                "frequency_part_first",
+                "whether the part of E that goes with frequency arrives before the rest, distance "
+                "against distance",
                 at_least=1,
             ),
             Criterion(
