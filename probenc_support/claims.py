@@ -410,7 +410,7 @@ CLAIMS: tuple[Claim, ...] = (
             Criterion(
                 _DYNAMICS,
                 "frequency_first",
-                "whether the frequency fit is half-way before the parameters of E and of the body are",
+                "whether the frequency fit is half-way before E itself and before the body",
                 at_least=1,
             ),
             Criterion(
