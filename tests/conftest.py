@@ -1,8 +1,7 @@
-"""Fixtures: tiny models of every head style, a real text, the real model, a cache of the test's own."""
+"""Fixtures: tiny models of every head style, a real text, the real model, a cache of one's own."""
 
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +63,7 @@ def real_lm() -> Any:
 
 
 @pytest.fixture(scope="session")
-def real_detection(real_lm: Any) -> Iterator[inference.Detection]:
+def real_detection(real_lm: Any) -> inference.Detection:
     """A pass of the real model over 2,048 positions of the Python manual."""
     blocks = corpora.blocks("python-manual", real_lm.tokenizer, n_positions=2048)
-    yield inference.detect(real_lm, blocks, progress=False)
+    return inference.detect(real_lm, blocks, progress=False)
