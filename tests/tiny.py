@@ -1,4 +1,4 @@
-"""Tiny models with random weights, one for each style of head, made from explicit configurations."""
+"""Tiny models with random weights, one a style of head, made from explicit configurations."""
 
 import functools
 import pydoc
