@@ -83,10 +83,8 @@ class Claims(BookDirective):
         findings = _findings(claim, table, names)
         verdict = claims.overall(finding.verdict for finding in findings)
         parts = [
-            f"<p>{badge(verdict)} <strong>The paper</strong> "
-            f"(section {html.escape(claim.section)}): "
-            f"{html.escape(claim.words)}</p>",
-            f"<p><strong>Its value:</strong> {html.escape(claim.paper)}</p>",
+            f"<p>{badge(verdict)} <strong>{_source(claim)}</strong> {html.escape(claim.words)}</p>",
+            f"<p><strong>The paper's value:</strong> {html.escape(claim.paper)}</p>",
         ]
         if claim.criteria:
             parts.append(_evidence(claim, findings))
@@ -125,6 +123,16 @@ def _evidence(claim: claims.Claim, findings: list[claims.Finding]) -> str:
     rows.append(["verdict", "", *(badge(finding.verdict) for finding in findings)])
     heads = ["measured", "needed", *(finding.model for finding in findings)]
     return table_of(heads, rows, label=f"Evidence for {claim.id}")
+
+
+def _source(claim: claims.Claim) -> str:
+    kinds = {
+        "C": f"The paper (section {claim.section}):",
+        "Q": "The paper's open question:",
+        "N": "Its readers ask:",
+        "B": "This book asks:",
+    }
+    return html.escape(kinds[claim.id[0]])
 
 
 def _short_title(claim: claims.Claim) -> str:
