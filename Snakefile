@@ -103,7 +103,7 @@ rule notebook:
         model=lambda wildcards: MODELS[wildcards.slug],
         folder=lambda wildcards: f"{RUNS}/{wildcards.slug}",
         arguments=arguments,
-    threads: config["threads"]
+    threads: lambda wildcards: cell(wildcards).resources.get("threads", config["threads"])
     resources:
         mem_mb=lambda wildcards: cell(wildcards).resources.get("mem_mb", 8000),
         runtime=lambda wildcards: cell(wildcards).resources.get("runtime", 120),

@@ -6,6 +6,7 @@ Exit code: 0 when everything is there, 1 when a cell of the matrix or the site f
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import yaml
 from filelock import FileLock, Timeout
 
@@ -65,9 +67,10 @@ def _make(cells: list[matrix.Cell], options: argparse.Namespace) -> int:
     began = time.time()
     for cell in cells:
         _drop_incomplete(cell)
-    codes = [_snakemake("cells", options)]
+    limits = _limits(cells)
+    codes = [_snakemake("cells", options, limits)]
     if not options.no_site:
-        codes.append(_snakemake("site", options))
+        codes.append(_snakemake("site", options, limits))
     absent = [found for cell in cells if (found := _absent(cell))]
     print(f"\n{_times(began)}")
     if absent:
@@ -79,12 +82,26 @@ def _make(cells: list[matrix.Cell], options: argparse.Namespace) -> int:
     return int(any(codes))
 
 
-def _snakemake(target: str, options: argparse.Namespace) -> int:
+def _limits(cells: list[matrix.Cell]) -> list[str]:
+    """What this machine has, so that no more cells run at once than it can hold."""
+    needed = [int(cell.resources.get("mem_mb", 0)) for cell in cells]
+    memory = max(psutil.virtual_memory().total // 1_000_000, *needed)
+    return [f"mem_mb={memory}", f"gpu={max(1, _gpus())}"]
+
+
+def _gpus() -> int:
+    if not shutil.which("nvidia-smi"):
+        return 0
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+    return len(listed.stdout.splitlines())
+
+
+def _snakemake(target: str, options: argparse.Namespace, limits: list[str]) -> int:
     command = [
         *(sys.executable, "-m", "snakemake", target, "--cores", str(options.cores)),
         # A lock of ours guards the folder: unlike Snakemake's it is gone with a killed process.
         *("--nolock", "--keep-going", "--rerun-incomplete", "--quiet", "host", "reason"),
-        *("--scheduler", "greedy"),
+        *("--scheduler", "greedy", "--resources", *limits),
         *("--configfile", options.configfile, "--config", f"MODELS={options.models}"),
         *options.snakemake,
     ]
