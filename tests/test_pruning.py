@@ -259,6 +259,29 @@ def test_the_chunk_does_not_matter() -> None:
     assert torch.equal(one.top, many.top)
 
 
+def test_no_more_than_a_chunk_of_logits_is_made_at_a_time() -> None:
+    E, h, _ = problem()
+    sizes = []
+
+    def head(x: Tensor) -> Tensor:
+        sizes.append(len(x))
+        return x @ E.T
+
+    found = pruning.evaluate(E, None, head, h, chunk=32)
+    assert max(sizes) == 32
+    assert sum(sizes) == N
+    assert (found.kl == 0).all(), "the intact head is no distance from itself"
+
+
+@pytest.mark.gpu
+def test_a_gpu_finds_the_same_divergences() -> None:
+    E, h, targets = problem(dtype=torch.float32)
+    for basis in bases(E, h).values():
+        here = pruning.sweep(E, None, basis, h, [0, 5], targets=targets)
+        there = pruning.sweep(E.cuda(), None, basis, h, [0, 5], targets=targets)
+        torch.testing.assert_close(here.kl, there.kl, atol=1e-4, rtol=1e-4)
+
+
 def test_evaluate_of_a_head_equals_the_sweep() -> None:
     E, h, targets = problem()
     basis = bases(E, h)["compensated"]
