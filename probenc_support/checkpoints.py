@@ -134,6 +134,8 @@ def training_run(
         return _run(path.resolve().name, str(path), models.revisions(path), local=True)
     if entry is None and "/" not in name:
         models.fetch(name)
+    if entry is not None and not entry.checkpoints:
+        return _run(name, source, [], local=False)
     return _run(name, source, _hub_revisions(source), local=False)
 
 
@@ -171,7 +173,13 @@ def _hub_revisions(hub_id: str) -> list[str]:
     try:
         refs = HfApi().list_repo_refs(hub_id)
     except Exception as error:
-        raise InputError(models.hub_message(error, hub_id, "")) from error
+        message = models.hub_message(error, hub_id, "")
+        if "cannot be reached" in message:
+            message = (
+                f"The hub cannot be reached, so the checkpoints of {hub_id} cannot be listed: "
+                "connect, or give a folder with one subfolder for each step."
+            )
+        raise InputError(message) from error
     # A run in several stages counts its steps anew in each: the first stage is the long one.
     names = [branch.name for branch in refs.branches]
     return [name for name in names if name.startswith("stage1-")] or names

@@ -108,6 +108,8 @@ def read_counts(path: Path, n_rows: int) -> NDArray[np.int64]:
     Raises:
         InputError: no such file, no vector of counts, or more rows than the model has.
     """
+    if not path.is_file():
+        raise InputError(f"There is no table of counts {path}; give the path of an .npy file.")
     try:
         table = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:

@@ -148,6 +148,10 @@ def test_steps_are_chosen(tmp_path: Path) -> None:
 def test_models_without_checkpoints_are_refused(tiny_folder: Path) -> None:
     with pytest.raises(InputError, match="0 checkpoints named step<n>"):
         checkpoints.training_run(str(tiny_folder))
+    with pytest.raises(InputError, match="smollm2-135m-instruct has 0 checkpoints"):
+        checkpoints.training_run("smollm2-135m-instruct")
+    with pytest.raises(InputError, match="The hub cannot be reached, so the checkpoints"):
+        checkpoints.training_run("pythia-70m")
     with pytest.raises(InputError, match="leave it empty"):
         checkpoints.training_run(str(tiny_folder), revision="step4")
     with pytest.raises(InputError, match="Unknown model"):
@@ -236,9 +240,10 @@ def test_tables_that_are_no_counts_are_refused(tmp_path: Path, table: Any, messa
 
 def test_files_that_are_no_tables_are_refused(tmp_path: Path) -> None:
     (tmp_path / "counts.npy").write_text("no table")
-    for name in ("counts.npy", "missing.npy"):
-        with pytest.raises(InputError, match="no table of counts"):
-            dynamics.read_counts(tmp_path / name, 320)
+    with pytest.raises(InputError, match="no table of counts that NumPy can read"):
+        dynamics.read_counts(tmp_path / "counts.npy", 320)
+    with pytest.raises(InputError, match="There is no table of counts"):
+        dynamics.read_counts(tmp_path / "missing.npy", 320)
 
 
 def test_text_so_far_is_a_ceiling_that_reaches_one(trained: Path) -> None:
