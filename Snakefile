@@ -2,6 +2,7 @@
 # `make book` calls it through book/build.py; on a cluster: snakemake --profile profiles/slurm
 
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -15,15 +16,17 @@ if "models" not in config:
 
 
 RUNS = execute.RUNS.as_posix()
-CELLS = {(cell.slug, cell.notebook): cell for cell in matrix.cells(config)}
+CELLS = {f"{cell.slug}/{cell.notebook}": cell for cell in matrix.cells(config)}
 MODELS = {cell.slug: cell.model for cell in CELLS.values()}
 ENTRIES = {execute.slug(name): entry for name, entry in matrix.models(config).items()}
 ACROSS = f"{RUNS}/{matrix.ACROSS}/06_across_models.ipynb"
 
 
+# Runs of other models, made before or brought from elsewhere, are files like any other: shown, and
+# never made again.
 wildcard_constraints:
-    slug="[A-Za-z0-9._-]+",
-    notebook="[0-9]{2}_[a-z_]+",
+    slug="|".join(map(re.escape, MODELS)),
+    cell="|".join(map(re.escape, CELLS)),
 
 
 localrules:
@@ -31,12 +34,16 @@ localrules:
     site,
 
 
-def cell(wildcards):
-    return CELLS[wildcards.slug, wildcards.notebook]
+def known(wildcards):
+    return CELLS[wildcards.cell]
+
+
+def source(wildcards):
+    return f"notebooks/{known(wildcards).notebook}.ipynb"
 
 
 def arguments(wildcards):
-    given = cell(wildcards).parameters.items()
+    given = known(wildcards).parameters.items()
     return " ".join(f"-p {name} {shlex.quote(json.dumps(value))}" for name, value in given)
 
 
@@ -88,29 +95,30 @@ rule fetch:
 
 rule notebook:
     message:
-        "{wildcards.slug}: {wildcards.notebook}"
+        "{wildcards.cell}"
     input:
-        fetched=f"{RUNS}/{{slug}}/.fetched",
-        notebook="notebooks/{notebook}.ipynb",
-        modules=lambda wildcards: modules(f"notebooks/{wildcards.notebook}.ipynb"),
+        fetched=lambda wildcards: f"{RUNS}/{known(wildcards).slug}/.fetched",
+        notebook=source,
+        modules=lambda wildcards: modules(source(wildcards)),
     output:
-        page=f"{RUNS}/{{slug}}/{{notebook}}.ipynb",
-        metrics=f"{RUNS}/{{slug}}/{{notebook}}.metrics.json",
-        provenance=f"{RUNS}/{{slug}}/{{notebook}}.provenance.json",
+        page=f"{RUNS}/{{cell}}.ipynb",
+        metrics=f"{RUNS}/{{cell}}.metrics.json",
+        provenance=f"{RUNS}/{{cell}}.provenance.json",
     benchmark:
-        f"{RUNS}/{{slug}}/{{notebook}}.benchmark.tsv"
+        f"{RUNS}/{{cell}}.benchmark.tsv"
     params:
-        model=lambda wildcards: MODELS[wildcards.slug],
-        folder=lambda wildcards: f"{RUNS}/{wildcards.slug}",
+        model=lambda wildcards: known(wildcards).model,
+        notebook=lambda wildcards: known(wildcards).notebook,
+        folder=lambda wildcards: f"{RUNS}/{known(wildcards).slug}",
         arguments=arguments,
-    threads: lambda wildcards: cell(wildcards).resources.get("threads", config["threads"])
+    threads: lambda wildcards: known(wildcards).resources.get("threads", config["threads"])
     resources:
-        mem_mb=lambda wildcards: cell(wildcards).resources.get("mem_mb", 8000),
-        runtime=lambda wildcards: cell(wildcards).resources.get("runtime", 120),
-        gpu=lambda wildcards: cell(wildcards).resources.get("gpu", 0),
+        mem_mb=lambda wildcards: known(wildcards).resources.get("mem_mb", 8000),
+        runtime=lambda wildcards: known(wildcards).resources.get("runtime", 120),
+        gpu=lambda wildcards: known(wildcards).resources.get("gpu", 0),
     retries: config["retries"]
     shell:
-        "python -m probenc_support run --model {params.model:q} --notebook {wildcards.notebook}"
+        "python -m probenc_support run --model {params.model:q} --notebook {params.notebook}"
         " --results-dir {params.folder:q} {params.arguments}"
 
 

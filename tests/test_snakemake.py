@@ -228,6 +228,12 @@ def test_a_folder_on_the_command_line_joins_the_book(good: Any) -> None:
     assert {f"tiny-d/{name}.ipynb" for name in NOTEBOOKS} <= pages(folder)
     assert (folder / "config.yaml").read_bytes() == before
 
+    # A later run without it leaves its pages, and takes them as they are.
+    kept = stamps(folder)
+    done = make(folder, *options)
+    assert done.returncode == 0
+    assert stamps(folder) == kept
+
 
 @pytest.fixture
 def light(tmp_path: Path) -> Path:
