@@ -38,6 +38,12 @@ def known(wildcards):
     return CELLS[wildcards.cell]
 
 
+def urgency(wildcards):
+    first = config.get("first", [])
+    notebook = known(wildcards).notebook
+    return len(first) - first.index(notebook) if notebook in first else 0
+
+
 def source(wildcards):
     return f"notebooks/{known(wildcards).notebook}.ipynb"
 
@@ -111,6 +117,7 @@ rule notebook:
         notebook=lambda wildcards: known(wildcards).notebook,
         folder=lambda wildcards: f"{RUNS}/{known(wildcards).slug}",
         arguments=arguments,
+    priority: urgency
     threads: lambda wildcards: known(wildcards).resources.get("threads", config["threads"])
     resources:
         mem_mb=lambda wildcards: known(wildcards).resources.get("mem_mb", 8000),
