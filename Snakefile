@@ -58,8 +58,9 @@ def modules(notebook):
 
 
 def pages():
-    """Executed notebooks that are there now: a failed cell has none."""
-    return sorted(str(path) for path in Path(RUNS).glob("*/[0-9]*.ipynb"))
+    """Executed notebooks that are there now, but the comparison: a failed cell has none."""
+    found = (str(path) for path in Path(RUNS).glob("*/[0-9]*.ipynb"))
+    return sorted(path for path in found if path != ACROSS)
 
 
 def site_sources():
