@@ -77,26 +77,30 @@ def test_pass(benchmark: Any, real_lm: Any, blocks: corpora.TokenBlocks, way: st
 
 
 _MEMORY = """
-    import json, resource, sys
+    import json, pathlib, re, sys
     sys.path[:0] = {paths!r}
     from benchmarks import test_pass_speed as speed
     from probenc_support import corpora, inference, models
     lm = models.load("smollm2-135m-instruct", device="cpu", dtype="float32")
     blocks = corpora.blocks("python-manual", lm.tokenizer, n_positions=2048)
-    speed.inference.detect(lm, blocks.select(0, 1), cache=False, progress=False)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    def status(key):
+        text = pathlib.Path("/proc/self/status").read_text()
+        return int(re.search(key + r":\\s+(\\d+)", text)[1])
+    inference.detect(lm, blocks.select(0, 1), cache=False, progress=False)
+    before = status("VmRSS")
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak starts anew
     way = {{
         "bare forward": speed._bare_forward,
         "by hand": speed._by_hand,
         "pass": lambda lm, blocks: inference.detect(lm, blocks, cache=False, progress=False),
     }}[{way!r}]
     way(lm, blocks)
-    print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
+    print(json.dumps(status("VmHWM") - before))
 """
 
 
 def _memory_above_model(way: str) -> float:
-    """Megabytes by which a fresh process grows past what loading and one block took."""
+    """Megabytes by which a fresh process grows past what it holds after loading and one block."""
     here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120
     script = textwrap.dedent(_MEMORY.format(paths=[here], way=way))
     done = subprocess.run(
