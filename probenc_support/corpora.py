@@ -9,7 +9,6 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -333,8 +332,3 @@ def token_counts(corpus: str, tokenizer: PreTrainedTokenizerBase, n_rows: int) -
     """How often each token occurs in the whole corpus: [n_rows] int64, indexed by token id."""
     ids = tokens(corpus, tokenizer, at_least=2**62)
     return np.bincount(ids, minlength=n_rows)[:n_rows].astype(np.int64)
-
-
-def head(corpus: str, n_documents: int) -> list[str]:
-    """The first documents of a corpus."""
-    return list(islice(stream(corpus), n_documents))
