@@ -1,7 +1,7 @@
 """Dynamics over checkpoints: identities, planted solutions, and controls that must fail."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,12 +29,7 @@ SHARES = [0.0, 0.1, 0.25, 0.7, 1.0]
 """How far along the straight line the made-up run is at each of its steps."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache_of_this_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The user's cache is left alone."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PROBENC_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
+pytestmark = pytest.mark.usefixtures("module_cache")
 
 
 @pytest.fixture(scope="module")

@@ -27,12 +27,7 @@ TINY = Recipe("tiny", 2, 16, 2, 320, 32, 4, 12, 512, 1e-2, dropout=0.1)
 """Dropout is on, so that a resumed run needs its random numbers, too."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache_of_this_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The user's cache is left alone."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PROBENC_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
+pytestmark = pytest.mark.usefixtures("module_cache")
 
 
 @pytest.fixture(scope="module")
