@@ -30,7 +30,7 @@ from probenc_support.models import LanguageModel, hidden_states
 MAX_GROUPS = 64
 """Consecutive groups of blocks in which average probabilities are kept apart, for the bootstrap."""
 
-_VERSION = 1
+_VERSION = 2
 """Raise it when the arithmetic of the pass changes, so that cached passes are made again."""
 
 _CHUNK_BYTES = {"cpu": 32e6, "cuda": 2e9}
@@ -145,11 +145,27 @@ class HeadSums:
         logit_sum = logits.sum(dim=0).double()
         weights = logits.sub_(top[:, None]).exp_()
         mass = weights.sum(dim=1)
-        z = top.double() + mass.double().log()
+        z = self._log_partition(h, weights, top, mass)
         p_sum = torch.mv(weights.T, 1 / mass)
         self._log_sum = torch.logaddexp(self._log_sum, self._log(p_sum, h, z))
         self._log_p_sum += logit_sum - z.sum()
         self.n += len(h)
+        return z
+
+    def _log_partition(self, h: Tensor, weights: Tensor, top: Tensor, mass: Tensor) -> Tensor:
+        """[n] float64 logsumexp, from weights exp(logit - top) [n, V] and their sums `mass` [n].
+
+        Where one token has more than half of the probability, its logit is made again in float64.
+        So what is left for the others, 1 - p = 1 - exp(logit - z), keeps its digits when the logit
+        is: the rounding of the matrix product would shift logit and z apart.
+        """
+        z = top.double() + mass.double().log()
+        sure = torch.nonzero(mass < 2).flatten()
+        best = weights[sure].argmax(dim=1)
+        logit = torch.linalg.vecdot(h[sure].double(), self.E[best].double())
+        if self.b is not None:
+            logit += self.b[best]
+        z[sure] += logit - top[sure]
         return z
 
     def _log(self, p_sum: Tensor, h: Tensor, z: Tensor) -> Tensor:

@@ -656,9 +656,7 @@ def closed_form_error(
     forward pass, and restored.
     """
     h = models.hidden_states(lm, ids).flatten(0, 1)
-    logits = h @ lm.E.T if lm.b is None else h @ lm.E.T + lm.b
-    z = torch.logsumexp(logits.double(), dim=1)
-    log_p = log_probabilities(lm, tokens, h, z)
+    log_p = log_probabilities(lm, tokens, h, inference.HeadSums(lm.E, lm.b).add(h))
     worst = 0.0
     for scale in scales:
         step = math.log(scale)

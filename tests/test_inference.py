@@ -146,6 +146,28 @@ def test_float64_model_agrees_to_rounding() -> None:
     torch.testing.assert_close(sums.log_a, expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_what_a_nearly_certain_token_leaves_keeps_its_digits(seed: int) -> None:
+    """1 - p, from a float64 logit and z; the logits are sums of large terms that cancel."""
+    generator = torch.Generator().manual_seed(seed)
+    h = torch.randn(40, 256, generator=generator) * 20
+    E = torch.randn(300, 256, generator=generator) * 0.01
+    best, b = torch.arange(40), torch.randn(300, generator=generator)
+    E[best] += 12.0 * h / h.square().sum(1, keepdim=True)
+    common = torch.randn(256, generator=generator)
+    E, h = E + 10 * common, h - torch.outer(h @ common, common) / (common @ common)
+    logits = h.double() @ E.double().T + b.double()
+    rest = logits.index_put((best, best), torch.tensor(-torch.inf, dtype=torch.float64))
+    expected = (torch.logsumexp(rest, 1) - torch.logsumexp(logits, 1)).exp()
+    likely = expected < 0.5
+    assert int(likely.sum()) >= 20
+    top = logits[best, best]
+    plain = torch.logsumexp((h @ E.T + b).double(), 1)
+    for z, holds in ((HeadSums(E, b, chunk=16).add(h), True), (plain, False)):
+        off = (-torch.expm1(top - z) - expected)[likely].abs()
+        assert bool((off <= 2e-3 * expected[likely] + 5e-7).all()) == holds
+
+
 # ------------------------------------------------------------------------------------------- cache
 
 

@@ -142,6 +142,18 @@ def test_the_check_of_the_notebook(style: str) -> None:
     assert steering.closed_form_error(lm, ids, tokens, SCALES, vector) < 1e-9
 
 
+@pytest.mark.real_model
+@pytest.mark.parametrize("corpus", ["docstrings", "python-manual"])
+def test_the_check_of_the_notebook_on_the_real_model(
+    real_lm: Any, real_detection: Any, corpus: str
+) -> None:
+    """Also for the newline, of which the model is nearly certain at some positions."""
+    ids = corpora.blocks(corpus, real_lm.tokenizer, n_positions=64, sequence_length=64).ids
+    tokens = steering.over_the_ranking(real_detection.log_a, real_lm.tokens, 20)[[0, 5, 10, 19]]
+    vector = steering.default_direction(real_detection)
+    assert steering.closed_form_error(real_lm, ids, tokens, (0.05, 20.0), vector) < 5e-5
+
+
 # ------------------------------------------------------------------------------ extreme arithmetic
 
 
