@@ -25,8 +25,9 @@ Array = NDArray[np.float64]
 Matrix = Tensor | NDArray[Any]
 """What is accepted as data: a tensor on any device, or a NumPy array, of any real type."""
 
-_ROWS = 4096
-"""Rows that are held in float64 at a time: E itself stays in its own precision."""
+_ROWS = {"cpu": 1024, "cuda": 16384}
+"""Rows that are held in float64 at a time: E itself stays in its own precision. On a CPU so few
+that a product over them finds them in its cache."""
 _CHOLESKY_LIMIT = 1e6
 """Condition number of the scaled Gram matrix above which its own rounding (about the condition
 number times 2e-16) would spoil the ninth digit; QR of E loses only the square root of that."""
@@ -81,7 +82,7 @@ class LinearFit:
         """[n] fitted values for the rows of E [n, d], in nats."""
         E = as_tensor(E)
         slopes = torch.as_tensor(self.slopes, device=E.device)
-        parts = [E[part].double() @ slopes for part in _parts(len(E))]
+        parts = [rows.double() @ slopes for rows in E.split(_rows(E.device))]
         return _numpy(torch.cat(parts)) + self.intercept
 
 
@@ -162,7 +163,7 @@ class Design:
         E = as_tensor(E)
         if E.ndim != 2:
             raise InputError(f"E must be a matrix [n, d]; its shape is {tuple(E.shape)}.")
-        origin = E[:_ROWS].double().mean(0)
+        origin = E[: _rows(E.device)].double().mean(0)
         total, gram = _moments(E, origin)
         if not bool(total.isfinite().all()):
             raise InputError("E holds values that are not finite, so no regression on it exists.")
@@ -477,14 +478,20 @@ def _check_rows(n: int, d: int) -> None:
         raise InputError(f"{n} rows cannot determine {d} slopes, an intercept and a residual.")
 
 
-def _parts(n: int) -> list[slice]:
-    return [slice(start, start + _ROWS) for start in range(0, n, _ROWS)]
+def _rows(device: torch.device) -> int:
+    return _ROWS.get(device.type, 1024)
 
 
-def _centred_rows(E: Tensor, mean: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Blocks of rows of E - mean in float64, with the slice that each comes from."""
-    for part in _parts(len(E)):
-        yield part, E[part].double() - mean
+def _centred_rows(E: Tensor, mean: Tensor, step: int = 0) -> Iterator[tuple[slice, Tensor]]:
+    """Blocks of rows of E - mean in float64, with the slice that each comes from.
+
+    Every block overwrites the one before: fresh memory would cost more than the arithmetic.
+    """
+    step = step or _rows(E.device)
+    buffer = mean.new_empty(min(step, len(E)), E.shape[1])
+    for start in range(0, len(E), step):
+        part = slice(start, min(start + step, len(E)))
+        yield part, torch.sub(E[part], mean, out=buffer[: part.stop - start])
 
 
 def _moments(E: Tensor, origin: Tensor) -> tuple[Tensor, Tensor]:
@@ -492,7 +499,7 @@ def _moments(E: Tensor, origin: Tensor) -> tuple[Tensor, Tensor]:
     d = E.shape[1]
     total = torch.zeros(d, dtype=torch.float64, device=E.device)
     gram = torch.zeros(d, d, dtype=torch.float64, device=E.device)
-    edges = [d * k // 4 for k in range(5)]
+    edges = [d * k // 8 for k in range(9)]
     for _, rows in _centred_rows(E, origin):
         total += rows.sum(0)
         for low, high in itertools.pairwise(edges):
@@ -513,7 +520,8 @@ def _cholesky(gram: Tensor) -> tuple[Tensor, float]:
 def _qr(E: Tensor, mean: Tensor, kept: Tensor | None) -> tuple[Tensor, float]:
     """R of the QR decomposition of the centred E, and the condition number of R'R, scaled."""
     factor = torch.zeros(0, E.shape[1], dtype=torch.float64, device=E.device)
-    for part, rows in _centred_rows(E, mean):
+    # Each block carries the factor so far through its decomposition, so that few are cheaper.
+    for part, rows in _centred_rows(E, mean, step=max(_rows(E.device), 3 * E.shape[1])):
         rows = rows if kept is None else rows * kept[part, None]
         factor = torch.linalg.qr(torch.cat([factor, rows]), mode="r").R
     factor = factor * factor.diagonal().sign()[:, None]

@@ -247,7 +247,7 @@ def test_what_is_left_out_has_no_influence():
 
 
 def test_more_rows_than_a_block_holds():
-    E, y = problem(n=2 * regression._ROWS + 5, d=6)
+    E, y = problem(n=2 * regression._ROWS["cpu"] + 5, d=6)
     assert_equals_statsmodels(fit(E, y), ols(E, y), rtol=1e-9)
 
 
