@@ -6,8 +6,9 @@ so that it costs products of d x d matrices and never another pass over the voca
 statistics.
 """
 
+import itertools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -142,8 +143,12 @@ class Components:
         """[n, k] coordinates of the centred rows of E [n, d] on the first k components, float32
         arithmetic being enough for ranks and figures."""
         rows = as_tensor(E).float()
+        mean = rows.mean(0)
         turn = as_tensor(self.directions[:, :k]).float().to(rows.device)
-        return ((rows - rows.mean(0)) @ turn).cpu().numpy()
+        scores = rows.new_empty(len(rows), turn.shape[1])
+        for part, out in zip(rows.split(4096), scores.split(4096), strict=True):
+            torch.mm(part - mean, turn, out=out)
+        return scores.cpu().numpy()
 
 
 # ------------------------------------------------------------------------------------ correlations
@@ -191,32 +196,85 @@ def spearman(X: Matrix, y: Matrix) -> Array:
     """[k] rank correlation of every column of X [n, k] with y [n]; ties share their mean rank."""
     columns = as_tensor(X).cpu().numpy()
     y_ranks = stats.rankdata(as_tensor(y).cpu().numpy())
-    y_ranks -= y_ranks.mean()
 
-    def correlations(start: int) -> list[float]:
-        block = np.ascontiguousarray(columns[:, start : start + 32].T)
-        orders = np.argsort(block, axis=1)
-        return [_in_order(column[o], y_ranks[o]) for column, o in zip(block, orders, strict=True)]
+    def correlations(own: slice) -> list[float]:
+        ranking = _Ranking(y_ranks)
+        return [ranking.correlation(column) for column in _contiguous(columns[:, own])]
 
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # NumPy sorts outside the GIL
-        parts = pool.map(correlations, range(0, columns.shape[1], 32))
+    threads = torch.get_num_threads()
+    edges = [columns.shape[1] * k // threads for k in range(threads + 1)]
+    with ThreadPoolExecutor(threads) as pool:  # NumPy sorts outside the GIL
+        parts = pool.map(correlations, itertools.starmap(slice, itertools.pairwise(edges)))
     return np.array([r for part in parts for r in part])
 
 
-def _in_order(ascending: NDArray[Any], y_ranks: Array) -> float:
-    """Rank correlation, from one variable sorted and the other's ranks in the same order."""
-    ranks = _ranks_in_order(ascending)
-    return float(ranks @ y_ranks / (np.linalg.norm(ranks) * np.linalg.norm(y_ranks)))
+def _contiguous(columns: NDArray[Any], *, at_once: int = 16) -> Iterator[NDArray[Any]]:
+    """Every column in turn, in memory that the later ones overwrite: reading across the rows of a
+    matrix costs a cache line an entry, whether one column is taken or sixteen."""
+    buffer = np.empty((at_once, len(columns)), columns.dtype)
+    for start in range(0, columns.shape[1], at_once):
+        block = columns[:, start : start + at_once]
+        np.copyto(buffer[: block.shape[1]], block.T)
+        yield from buffer[: block.shape[1]]
 
 
-def _ranks_in_order(ascending: NDArray[Any]) -> Array:
-    """[n] centred ranks of values that are sorted already."""
-    n = len(ascending)
-    starts = np.flatnonzero(np.r_[True, ascending[1:] != ascending[:-1]])
-    ends = np.r_[starts[1:], n]
-    if len(starts) == n:
-        return np.arange(n, dtype=np.float64) - (n - 1) / 2.0
-    return np.repeat((starts + ends - n) / 2.0, ends - starts)
+class _Ranking:
+    """Rank correlations of variables with one y, by one sort each of 64-bit integers.
+
+    The upper half of an integer is the variable's value, as an integer of the same order; the lower
+    half is twice the rank of y (an integer also where y is tied). Sorting brings the ranks of y
+    into the order of the variable. All arrays are used again for every variable, since fresh memory
+    would cost more than the sort.
+    """
+
+    def __init__(self, y_ranks: Array) -> None:
+        n = len(y_ranks)
+        self.twice = (2.0 * y_ranks).astype(np.int64)
+        self.y_length = float(np.linalg.norm(y_ranks - (n + 1) / 2.0))
+        self.ranks = np.arange(n, dtype=np.float64) - (n - 1) / 2.0
+        self.keys, self.values = np.empty(n, np.int64), np.empty(n, np.int64)
+        self.y_sorted = np.empty(n)
+        self.same = np.empty(n - 1, np.bool_)
+
+    def correlation(self, variable: NDArray[Any]) -> float:
+        """With one variable [n]."""
+        n, keys, values = len(self.ranks), self.keys, self.values
+        np.left_shift(_ordered_integers(variable), 32, out=keys, dtype=np.int64, casting="unsafe")
+        np.bitwise_or(keys, self.twice, out=keys)
+        keys.sort()
+        np.right_shift(keys, 32, out=values)
+        np.bitwise_and(keys, 2**32 - 1, out=keys)
+        np.multiply(keys, 0.5, out=self.y_sorted)
+        np.subtract(self.y_sorted, (n + 1) / 2.0, out=self.y_sorted)
+        np.equal(values[1:], values[:-1], out=self.same)
+        where, shift = _shared_ranks(np.flatnonzero(self.same), self.ranks)
+        product = self.ranks @ self.y_sorted + shift @ self.y_sorted[where]
+        # Sharing a mean rank takes the variance within the ties away.
+        length = np.sqrt(self.ranks @ self.ranks - shift @ shift)
+        return float(product / (length * self.y_length))
+
+
+def _ordered_integers(values: NDArray[Any]) -> NDArray[np.int32]:
+    """[n] 32-bit integers in the order of the values, equal where they are equal."""
+    if values.dtype != np.float32:
+        return np.unique(values, return_inverse=True)[1].astype(np.int32)
+    bits = (values + np.float32(0.0)).view(np.int32)  # no negative zero
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
+
+
+def _shared_ranks(equal: Order, ranks: Array) -> tuple[Order, Array]:
+    """Where the ranks of sorted values change because of ties, and by how much.
+
+    Args:
+        equal: [m] positions k, ascending, where values k and k + 1 are the same.
+        ranks: [n] of values without ties.
+    """
+    if not len(equal):
+        return equal, np.empty(0)
+    gaps = np.flatnonzero(np.diff(equal) > 1)
+    first, last = equal[np.r_[0, gaps + 1]], equal[np.r_[gaps, -1]] + 1
+    where = np.union1d(equal, equal + 1)
+    return where, np.repeat((ranks[first] + ranks[last]) / 2.0, last - first + 1) - ranks[where]
 
 
 # ------------------------------------------------------------------------ explained share, by order

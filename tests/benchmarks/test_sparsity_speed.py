@@ -54,7 +54,10 @@ def peak_memory(info: dict[str, Any]) -> Iterator[None]:
 
 
 def whole_analysis(E, y):
-    """All of the notebook's measures and controls; returns R^2 of the first `STEPS` components."""
+    """Every measure of one corpus and its controls; returns R^2 of the first `STEPS` components.
+
+    The notebook goes on to held-out curves (`test_heldout_curve`) and to draws of other text.
+    """
     rng = np.random.default_rng(0)
     design = Design.of(E)
     fit = design.fit(y)
@@ -90,6 +93,19 @@ def test_sparsity(benchmark: Any, data: Any, way: Callable[..., Any]) -> None:
     print(f"\n{way.__name__}: peak memory {benchmark.extra_info['peak_mb']:,} MB above the data")
     expected = sparsity.component_shares(_correlations(*data))[0][[k - 1 for k in STEPS]]
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.benchmark(group=f"sparsity {V:,} x {D:,}, held out")
+def test_heldout_curve(benchmark: Any, data: Any) -> None:
+    """R^2 on tokens left out, for every number of components, in five folds."""
+    E, y = data
+    design = Design.of(E)
+    directions = Components.of(Statistics.of(design, y)).directions
+    found = benchmark.pedantic(
+        sparsity.heldout_curve, args=(design, y, lambda _: directions), rounds=1
+    )
+    full = design.fit(y).r2_adj
+    assert abs(found[-1] - full) < 0.05
 
 
 def _correlations(E, y):
