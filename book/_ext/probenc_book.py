@@ -294,35 +294,65 @@ def _benchmark(record: dict[str, Any]) -> str:
     groups: dict[str, list[dict[str, Any]]] = {}
     for one in record["benchmarks"]:
         groups.setdefault(one.get("group") or "others", []).append(one)
-    parts = [f"<p><strong>Measured on:</strong> {html.escape(where)}</p>"]
-    for name, members in groups.items():
-        quickest = min(one["stats"]["median"] for one in members)
-        rows = [
-            [
-                html.escape(one["name"]),
-                f"{one['stats']['median']:.4g} s",
-                f"{one['stats']['iqr']:.2g} s",
-                f"{one['stats']['median'] / quickest:.3g}",
-                html.escape(_extra(one.get("extra_info", {}))),
-            ]
-            for one in sorted(members, key=lambda one: one["stats"]["median"])
-        ]
-        heads = [
-            html.escape(name),
-            "median",
-            "interquartile range",
-            "times the quickest",
-            "besides",
-        ]
-        parts.append(table_of(heads, rows, label=f"Benchmark {name}"))
-    return "".join(parts)
+    parts = [_benchmark_table(name, members) for name, members in groups.items()]
+    return "".join([*parts, f"<p>Measured on {html.escape(where)}.</p>"])
 
 
-def _extra(values: dict[str, Any]) -> str:
-    return ", ".join(
-        f"{name.replace('_', ' ')} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
-        for name, value in values.items()
-    )
+def _benchmark_table(group: str, members: list[dict[str, Any]]) -> str:
+    """One row a way; ratios where several ways do the same thing, a column for every further
+    figure that was kept."""
+    whole = {id(one): one["stats"]["median"] / _timed_share(one) for one in members}
+    members = sorted(members, key=lambda one: whole[id(one)])
+    extras = list(dict.fromkeys(key for one in members for key in one["extra_info"]))
+    extras = [key for key in extras if key != "timed_share"]
+    compared = len(members) > 1 and len({_way(one["name"])[0] for one in members}) == 1
+    quickest = whole[id(members[0])]
+    rows = []
+    for one in members:
+        estimated = "" if _timed_share(one) == 1 else ", from a part"
+        row = [html.escape(_way(one["name"])[1]), duration(whole[id(one)]) + estimated]
+        if compared:
+            row.append(f"{whole[id(one)] / quickest:,.3g}".replace("e+0", "e"))
+        row += [_figure(one["extra_info"].get(key)) for key in extras]
+        rows.append(row)
+    heads = [group, "time", *(["times the quickest"] if compared else []), *map(_heading, extras)]
+    return table_of([html.escape(head) for head in heads], rows, label=f"Benchmark {group}")
+
+
+def _timed_share(one: dict[str, Any]) -> float:
+    """How much of the work was timed; less than all where all of it would take hours."""
+    return float(one["extra_info"].get("timed_share", 1))
+
+
+def _way(name: str) -> tuple[str, str]:
+    """What a benchmark's name says it does, and by which way: `test_fit[statsmodels_pinv]`, or
+    `test_sweep_by_the_head_again`."""
+    words = name.removeprefix("test_").replace("_", " ")
+    if words.endswith("]"):
+        what, way = words[:-1].split("[", 1)
+        return what, way
+    return words.split(" ")[0], words
+
+
+def duration(seconds: float) -> str:
+    """Three digits in a unit that suits: `7.24 ms`, `3.45 s`, `2.1 h`."""
+    for unit, size in (("h", 3600.0), ("min", 60.0), ("s", 1.0)):
+        if seconds >= (2 if size > 1 else 1) * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds * 1e3:.3g} ms"
+
+
+def _heading(key: str) -> str:
+    words = key.removesuffix("_mb").replace("_", " ")
+    return f"{words} (MB)" if key.endswith("_mb") else words
+
+
+def _figure(value: Any) -> str:
+    if value is None:
+        return ABSENT
+    if isinstance(value, float) and abs(value) < 10:
+        return f"{value:.2g}"
+    return f"{value:,.0f}" if isinstance(value, int | float) else html.escape(str(value))
 
 
 class CiteBox(BookDirective):

@@ -60,7 +60,7 @@ def _peak() -> float:
     return float(2 * 2048**3 / min(times))
 
 
-@pytest.mark.benchmark(group="pass over 2,048 positions of the real model")
+@pytest.mark.benchmark(group="The pass over 2,048 positions of SmolLM2-135M")
 @pytest.mark.parametrize("way", ["bare forward", "by hand", "pass"])
 def test_pass(benchmark: Any, real_lm: Any, blocks: corpora.TokenBlocks, way: str) -> None:
     ways = {
@@ -110,7 +110,7 @@ def _memory_above_model(way: str) -> float:
 
 
 @pytest.mark.gpu
-@pytest.mark.benchmark(group="pass on a GPU, randomly initialised models")
+@pytest.mark.benchmark(group="The pass on a GPU, randomly initialised models")
 @pytest.mark.parametrize("size", ["gpt2-xl", "gpt-j-6b"])
 def test_pass_on_gpu(benchmark: Any, size: str) -> None:
     """Tokens a second and share of the bfloat16 matrix-product rate at the papers' sizes."""

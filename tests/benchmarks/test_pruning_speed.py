@@ -64,7 +64,9 @@ def by_sweep(E, h, targets, order, removed):
 WAYS = [by_textbook, by_evaluate, by_sweep]
 
 
-@pytest.mark.benchmark(group=f"20 levels, {N} positions, {V:,} x {D}", min_rounds=2, max_time=1.0)
+@pytest.mark.benchmark(
+    group=f"KL at 20 levels of pruning, {N} positions, {V:,} x {D}", min_rounds=2, max_time=1.0
+)
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__.removeprefix("by_"))
 def test_sweep(benchmark, data, way):
     found = benchmark(way, *data)
@@ -83,13 +85,21 @@ def module(E, h, name, share):
     return heads.PrunedHead(E[:, removed:], encode=torch.eye(D)[removed:], bias=torch.zeros(V))
 
 
-CASES = [("intact", 0.0), ("plain", 0.3), ("rotated", 0.3), ("plain", 0.5), ("rotated", 0.5)]
+CASES = {
+    "intact": ("intact", 0.0),
+    "plain, 30 % removed": ("plain", 0.3),
+    "rotated, 30 % removed": ("rotated", 0.3),
+    "plain, 50 % removed": ("plain", 0.5),
+    "rotated, 50 % removed": ("rotated", 0.5),
+}
 
 
 @pytest.mark.parametrize("batch", [1, 64])
-@pytest.mark.parametrize(("name", "share"), CASES, ids=lambda v: str(v))
-def test_head(benchmark, data, name, share, batch):
-    benchmark.group = f"head, {batch} positions"
+@pytest.mark.parametrize("case", CASES)
+def test_head(benchmark, data, case, batch):
+    benchmark.group = f"A pruned head, {batch} position{'s' * (batch > 1)} at a time"
+    benchmark.name = f"test_head[{case}]"
+    name, share = CASES[case]
     E, h, *_ = data
     head = module(E, h, name, share)
     benchmark.extra_info["memory_mb"] = heads.memory_mb(head)

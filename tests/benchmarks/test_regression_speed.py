@@ -48,7 +48,9 @@ def by_torch_lstsq(E, y):
 WAYS = [by_probenc, by_statsmodels_pinv, by_statsmodels_qr, by_scikit_learn, by_torch_lstsq]
 
 
-@pytest.mark.benchmark(group=f"fit {V:,} x {D}", min_rounds=3, max_time=1.0, warmup=True)
+@pytest.mark.benchmark(
+    group=f"The log-linear fit, {V:,} x {D}", min_rounds=3, max_time=1.0, warmup=True
+)
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__.removeprefix("by_"))
 def test_fit(benchmark, data, way):
     E, y, slopes = data
@@ -62,17 +64,23 @@ def design(data):
     return Design.of(data[0])
 
 
-@pytest.mark.benchmark(group="what a design makes cheap", min_rounds=3, max_time=1.0, warmup=True)
+@pytest.mark.benchmark(
+    group="What its statistics make cheap", min_rounds=3, max_time=1.0, warmup=True
+)
 def test_another_y(benchmark, design, data):
     assert benchmark(design.fit, data[1]).n == V
 
 
-@pytest.mark.benchmark(group="what a design makes cheap", min_rounds=3, max_time=1.0, warmup=True)
+@pytest.mark.benchmark(
+    group="What its statistics make cheap", min_rounds=3, max_time=1.0, warmup=True
+)
 def test_ten_fold_cross_validation(benchmark, design, data):
     assert 0.0 < benchmark(r2_heldout, design, data[1]) < 1.0
 
 
-@pytest.mark.benchmark(group="what a design makes cheap", min_rounds=3, max_time=1.0, warmup=True)
+@pytest.mark.benchmark(
+    group="What its statistics make cheap", min_rounds=3, max_time=1.0, warmup=True
+)
 def test_bootstrap_of_200_replicates(benchmark, design, data):
     noise = np.random.default_rng(1).standard_normal((64, V), dtype=np.float32)
     groups = noise - data[1].astype(np.float32)

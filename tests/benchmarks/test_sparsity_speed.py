@@ -3,7 +3,7 @@
     pytest tests/benchmarks/test_sparsity_speed.py
 
 The direct way, scikit-learn's PCA and then one statsmodels fit for every number of components,
-would need 1,600 fits; here it makes the few of `STEPS`. Peak memory above the data: `peak_mb`.
+would need 1,600 fits; here it makes the few of `STEPS`. `peak_memory_mb` is above the data.
 """
 
 import threading
@@ -23,6 +23,7 @@ from probenc_support.sparsity import Components, Concentration, Statistics
 
 V, D = 50_257, 1_600
 STEPS = (3, 100, 1_600)
+GROUP = f"Analysis of sparsity, {V:,} x {D:,}"
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def peak_memory(info: dict[str, Any]) -> Iterator[None]:
     finally:
         done.set()
         watcher.join()
-        info["peak_mb"] = round((highest - start) / 1e6)
+        info["peak_memory_mb"] = round((highest - start) / 1e6)
 
 
 def whole_analysis(E, y):
@@ -85,17 +86,18 @@ def direct(E, y):
     return [sm.OLS(y, sm.add_constant(scores[:, :k])).fit().rsquared for k in STEPS]
 
 
-@pytest.mark.benchmark(group=f"sparsity {V:,} x {D:,}")
-@pytest.mark.parametrize("way", [whole_analysis, direct], ids=lambda way: way.__name__)
+@pytest.mark.benchmark(group=GROUP)
+@pytest.mark.parametrize(
+    "way", [whole_analysis, direct], ids=["the whole analysis", f"PCA and {len(STEPS)} fits"]
+)
 def test_sparsity(benchmark: Any, data: Any, way: Callable[..., Any]) -> None:
     with peak_memory(benchmark.extra_info):
         found = benchmark.pedantic(way, args=data, rounds=1)
-    print(f"\n{way.__name__}: peak memory {benchmark.extra_info['peak_mb']:,} MB above the data")
     expected = sparsity.component_shares(_correlations(*data))[0][[k - 1 for k in STEPS]]
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
-@pytest.mark.benchmark(group=f"sparsity {V:,} x {D:,}, held out")
+@pytest.mark.benchmark(group=f"{GROUP}, held out")
 def test_heldout_curve(benchmark: Any, data: Any) -> None:
     """R^2 on tokens left out, for every number of components, in five folds."""
     E, y = data

@@ -1,14 +1,14 @@
 """A sweep of edits in closed form beside the two ways that run something again for each edit.
 
-    pytest tests/benchmarks/test_steering_speed.py -s
+    pytest tests/benchmarks/test_steering_speed.py
 
-200 tokens x 11 scales x 16,384 positions at the size of SmolLM2-135M's head. The other two ways are
-timed on a few edits, and their time for one edit taken times the number of edits: they would take
-hours. All of them must agree.
+200 tokens x 11 scales x 16,384 positions at the size of SmolLM2-135M's head. The other two ways
+would take hours: what is timed is one edit, and `timed_share` tells how much of the sweep that is.
+All of them must agree.
 """
 
 import math
-import time
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +21,8 @@ N_TOKENS = 200
 N_POSITIONS = 16_384
 N_FORWARD = 1_024
 """Positions of the model's own forward pass that are timed; its time is proportional to them."""
+N_EDITS = N_TOKENS * len(SCALES)
+GROUP = f"Sweep of {N_TOKENS} tokens x {len(SCALES)} scales over {N_POSITIONS:,} positions"
 
 
 @pytest.fixture(scope="module")
@@ -59,44 +61,37 @@ def by_the_model(lm, ids, token, change):
     return float((logits[..., token] - torch.logsumexp(logits, -1)).double().exp().mean())
 
 
-@pytest.mark.benchmark(group="sweep 200 x 11 x 16,384", min_rounds=3, warmup=True)
-def test_sweep_in_closed_form(benchmark, setting):
+@pytest.mark.benchmark(group=GROUP, min_rounds=3, warmup=True)
+def test_sweep_in_closed_form(benchmark: Any, setting: Any) -> None:
     lm, _, detection, tokens, vector = setting
     found = benchmark(in_closed_form, lm, detection, tokens, vector)
     assert found.log_scale.shape == (N_TOKENS, len(SCALES))
 
 
-def seconds(function, *arguments, rounds=2):
-    """The least time of some rounds, and what came out."""
-    taken = []
-    for _ in range(rounds):
-        started = time.perf_counter()
-        value = function(*arguments)
-        taken.append(time.perf_counter() - started)
-    return min(taken), value
+@pytest.fixture(scope="module")
+def edit(setting):
+    """One token, the change of its row for a scale, and its new log probabilities [N, 1]."""
+    lm, _, detection, tokens, vector = setting
+    own, step = tokens[100:101], math.log(5.0)
+    log_p = steering.log_probabilities(lm, own, detection.h, detection.z)
+    new = steering.new_probability(log_p, (step * (detection.h.double() @ vector))[:, None])
+    return int(own), (step * vector).float(), new
 
 
-def test_ratios(setting):
-    """Prints the ratios; what is asserted is that all ways agree."""
-    lm, blocks, detection, tokens, vector = setting
-    sweep, found = seconds(in_closed_form, lm, detection, tokens, vector)
-    k, s = 100, SCALES.index(5.0)
-    token, change = int(tokens[k]), (math.log(5.0) * vector).float()
-    head, a_head = seconds(by_the_head, lm, detection.h, token, change)
+@pytest.mark.benchmark(group=GROUP)
+def test_sweep_by_the_head_again(benchmark: Any, setting: Any, edit: Any) -> None:
+    lm, _, detection, _, _ = setting
+    token, change, new = edit
+    benchmark.extra_info["timed_share"] = 1 / N_EDITS
+    found = benchmark.pedantic(by_the_head, (lm, detection.h, token, change), rounds=2)
+    assert found == pytest.approx(float(new.mean()), rel=1e-4)
+
+
+@pytest.mark.benchmark(group=GROUP)
+def test_sweep_by_the_model_again(benchmark: Any, setting: Any, edit: Any) -> None:
+    lm, blocks, _, _, _ = setting
+    token, change, new = edit
     ids = blocks.ids[: N_FORWARD // blocks.ids.shape[1]]
-    model, a_model = seconds(by_the_model, lm, ids, token, change)
-    model *= N_POSITIONS / N_FORWARD
-    closed = detection.log_a[token] + found.log_scale[k, s]
-    assert a_head == pytest.approx(float(closed.exp()), rel=1e-4)
-    part = steering.log_probabilities(
-        lm, tokens[k : k + 1], detection.h[:N_FORWARD], detection.z[:N_FORWARD]
-    )
-    u = math.log(5.0) * (detection.h[:N_FORWARD].double() @ vector)
-    after = steering.new_probability(part, u[:, None]).mean()
-    assert a_model == pytest.approx(float(after), rel=1e-4)
-    edits = N_TOKENS * len(SCALES)
-    print(
-        f"\n{edits} edits: closed form {sweep:.2f} s ({sweep / edits * 1e3:.2f} ms an edit); head "
-        f"again {head:.2f} s an edit, {head * edits / sweep:,.0f} times as long; model again "
-        f"{model:.1f} s an edit, {model * edits / sweep:,.0f} times as long"
-    )
+    benchmark.extra_info["timed_share"] = N_FORWARD / N_POSITIONS / N_EDITS
+    found = benchmark.pedantic(by_the_model, (lm, ids, token, change), rounds=2)
+    assert found == pytest.approx(float(new[:N_FORWARD].mean()), rel=1e-4)

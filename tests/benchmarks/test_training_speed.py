@@ -73,14 +73,14 @@ def _measure(benchmark: Any, recipe: Recipe, way: str, device: str, peak: float)
     )
 
 
-@pytest.mark.benchmark(group="training step of pythia-nano, 1,024 tokens")
+@pytest.mark.benchmark(group="A training step of pythia-nano, 1,024 tokens")
 @pytest.mark.parametrize("way", ["by hand", "training"])
 def test_step(benchmark: Any, way: str) -> None:
     _measure(benchmark, NANO, way, "cpu", _peak("cpu", torch.float32, 2048))
 
 
 @pytest.mark.gpu
-@pytest.mark.benchmark(group="training step of pythia-mini on a GPU, 32,768 tokens")
+@pytest.mark.benchmark(group="A training step of pythia-mini on a GPU, 32,768 tokens")
 def test_step_on_gpu(benchmark: Any) -> None:
     _measure(benchmark, MINI, "training", "cuda", _peak("cuda", torch.bfloat16, 8192))
     benchmark.extra_info["gpu"] = torch.cuda.get_device_name()
