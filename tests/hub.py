@@ -12,6 +12,19 @@ from typing import Any
 OWNER = "somebody/tiny"
 
 
+def client_settings(url: str, home: Path) -> dict[str, str]:
+    """Environment variables with which the hub's client asks the server at `url`."""
+    return {
+        "HF_ENDPOINT": url,
+        "HF_HOME": str(home),
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_ETAG_TIMEOUT": "3",
+        "HF_HUB_DOWNLOAD_TIMEOUT": "3",
+        "NO_PROXY": "127.0.0.1",
+    }
+
+
 class Hub:
     """What the server serves, and how it fails."""
 

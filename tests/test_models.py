@@ -362,16 +362,7 @@ def branches(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def _load_from(url: str, home: Path, name: str = hub.OWNER, revision: str = "") -> dict[str, Any]:
     """What `models.load` answers in a process of its own, whose hub is at `url`."""
-    environment = {
-        **os.environ,
-        "HF_ENDPOINT": url,
-        "HF_HOME": str(home),
-        "HF_HUB_OFFLINE": "0",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "HF_HUB_ETAG_TIMEOUT": "3",
-        "HF_HUB_DOWNLOAD_TIMEOUT": "3",
-        "NO_PROXY": "127.0.0.1",
-    }
+    environment = {**os.environ, **hub.client_settings(url, home)}
     done = subprocess.run(
         [sys.executable, "-c", _LOAD, name, revision],
         capture_output=True, text=True, env=environment, timeout=240, check=False,

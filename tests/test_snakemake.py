@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hub
 import nbformat
 import pytest
 import tiny
@@ -110,11 +111,11 @@ def environment(folder: Path) -> dict[str, str]:
     return {**os.environ, **own, "HF_HUB_OFFLINE": "1"}
 
 
-def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def make(folder: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         build(folder, *arguments),
         cwd=folder,
-        env=environment(folder),
+        env={**environment(folder), **settings},
         capture_output=True,
         text=True,
         check=False,
@@ -233,6 +234,24 @@ def test_a_folder_on_the_command_line_joins_the_book(good: Any) -> None:
     done = make(folder, *options)
     assert done.returncode == 0
     assert stamps(folder) == kept
+
+
+def test_a_model_of_the_hub_joins_the_book(tmp_path: Path) -> None:
+    folder = repository(tmp_path / "book", [], {"01_one": LOADS})
+    page = f"{hub.OWNER.replace('/', '--')}/01_one.ipynb"
+    with hub.serving({"main": tiny.save(tmp_path / "served")}) as server:
+        settings = hub.client_settings(server.url, tmp_path / "home")
+        done = make(folder, "--models", hub.OWNER, **settings)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert pages(folder) == {page}
+        assert any("model.safetensors" in request for request in server.requests)
+    (folder / execute.RUNS / page).unlink()
+    assert make(folder, "--models", hub.OWNER, **settings).returncode == 0, "the hub being gone"
+    assert pages(folder) == {page}
+    done = make(folder, "--models", "somebody/else", **settings)
+    assert done.returncode == 1
+    assert "somebody/else · 01_one: Not fetched: " in done.stdout
+    assert pages(folder) == {page}
 
 
 @pytest.fixture
