@@ -198,6 +198,20 @@ def test_the_claims_page_states_the_verdicts_of_the_rules() -> None:
         assert section.select_one(".verdict").get_text() == str(overall), claim.id
 
 
+def test_the_performance_page_shows_every_time_that_was_kept() -> None:
+    units = {"ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
+    shown = []
+    for cell in soup(SITE / "book" / "performance.html").select("table.numbers td:nth-child(2)"):
+        if time := re.match(r"([\d.,]+)\s(ms|s|min|h)\b", cell.get_text()):
+            shown.append(float(time[1].replace(",", "")) * units[time[2]])
+    kept = [
+        one["stats"]["median"] / one["extra_info"].get("timed_share", 1.0)
+        for file in sorted((ROOT / "book" / "benchmarks").glob("*.json"))
+        for one in json.loads(file.read_text(encoding="utf-8"))["benchmarks"]
+    ]
+    assert sorted(shown) == pytest.approx(sorted(kept), rel=0.006)
+
+
 def test_every_run_page_offers_its_files_and_other_models() -> None:
     for page in run_pages():
         bar = soup(page).select_one("nav.run-bar")

@@ -6,6 +6,7 @@ file it comes from.
 
 import html
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -274,28 +275,36 @@ class Benchmarks(BookDirective):
     """Measured times from `book/benchmarks/*.json`, which `make benchmark` writes."""
 
     def content_nodes(self) -> list[nodes.Node]:
-        found = []
-        for file in sorted((ROOT / "book" / "benchmarks").glob("*.json")):
-            found.append(raw(_benchmark(json.loads(file.read_text(encoding="utf-8")))))
-        return found or [
-            raw("<p>No benchmark has been kept: <code>make benchmark</code> runs them.</p>")
+        files = sorted((ROOT / "book" / "benchmarks").glob("*.json"))
+        if not files:
+            return [
+                raw("<p>No benchmark has been kept: <code>make benchmark</code> runs them.</p>")
+            ]
+        on: dict[str, list[str]] = {}
+        for file in files:
+            record = json.loads(file.read_text(encoding="utf-8"))
+            on.setdefault(_machine(record), []).extend(_benchmark_tables(record))
+        return [
+            raw(f"<p>Measured on {html.escape(machine)}:</p>{''.join(tables)}")
+            for machine, tables in on.items()
         ]
 
 
-def _benchmark(record: dict[str, Any]) -> str:
+def _machine(record: dict[str, Any]) -> str:
     machine = record["machine_info"]
-    cpu = machine.get("cpu", {})
-    hardware = [machine.get("gpu"), cpu.get("brand_raw") or machine.get("machine")]
-    where = (
-        f"{' and '.join(str(one) for one in hardware if one)}, "
-        f"{machine.get('cores_used', cpu.get('count', '?'))} cores, "
-        f"Python {machine.get('python_version', '?')}; {record['datetime'][:10]}"
+    cpu = machine["cpu"]
+    hardware = [machine["gpu"], cpu["brand_raw"] or machine["machine"]]
+    return (
+        f"{' and '.join(str(one) for one in hardware if one)}, {machine['cores_used']} cores, "
+        f"Python {machine['python_version']}, {record['datetime'][:10]}"
     )
+
+
+def _benchmark_tables(record: dict[str, Any]) -> list[str]:
     groups: dict[str, list[dict[str, Any]]] = {}
     for one in record["benchmarks"]:
-        groups.setdefault(one.get("group") or "others", []).append(one)
-    parts = [_benchmark_table(name, members) for name, members in groups.items()]
-    return "".join([*parts, f"<p>Measured on {html.escape(where)}.</p>"])
+        groups.setdefault(one["group"] or "others", []).append(one)
+    return [_benchmark_table(name, members) for name, members in groups.items()]
 
 
 def _benchmark_table(group: str, members: list[dict[str, Any]]) -> str:
@@ -312,7 +321,7 @@ def _benchmark_table(group: str, members: list[dict[str, Any]]) -> str:
         estimated = "" if _timed_share(one) == 1 else ", from a part"
         row = [html.escape(_way(one["name"])[1]), duration(whole[id(one)]) + estimated]
         if compared:
-            row.append(f"{whole[id(one)] / quickest:,.3g}".replace("e+0", "e"))
+            row.append(three_digits(whole[id(one)] / quickest))
         row += [_figure(one["extra_info"].get(key)) for key in extras]
         rows.append(row)
     heads = [group, "time", *(["times the quickest"] if compared else []), *map(_heading, extras)]
@@ -335,11 +344,17 @@ def _way(name: str) -> tuple[str, str]:
 
 
 def duration(seconds: float) -> str:
-    """Three digits in a unit that suits: `7.24 ms`, `3.45 s`, `2.1 h`."""
+    """Three digits in a unit that suits: 7.24 ms, 3.45 s, 2.10 h."""
     for unit, size in (("h", 3600.0), ("min", 60.0), ("s", 1.0)):
         if seconds >= (2 if size > 1 else 1) * size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds * 1e3:.3g} ms"
+            return f"{three_digits(seconds / size)}\N{NO-BREAK SPACE}{unit}"
+    return f"{three_digits(seconds * 1e3)}\N{NO-BREAK SPACE}ms"
+
+
+def three_digits(value: float) -> str:
+    """A positive number to three digits, without an exponent: 0.0123, 1.20, 31,300."""
+    places = 2 - math.floor(math.log10(value))
+    return f"{round(value, places):,.{max(0, places)}f}"
 
 
 def _heading(key: str) -> str:

@@ -57,7 +57,7 @@ def peak_memory(info: dict[str, Any]) -> Iterator[None]:
 def whole_analysis(E, y):
     """Every measure of one corpus and its controls; returns R^2 of the first `STEPS` components.
 
-    The notebook goes on to held-out curves (`test_heldout_curve`) and to draws of other text.
+    The notebook goes on to held-out curves (`test_held_out_curve`) and to draws of other text.
     """
     rng = np.random.default_rng(0)
     design = Design.of(E)
@@ -98,7 +98,7 @@ def test_sparsity(benchmark: Any, data: Any, way: Callable[..., Any]) -> None:
 
 
 @pytest.mark.benchmark(group=f"{GROUP}, held out")
-def test_heldout_curve(benchmark: Any, data: Any) -> None:
+def test_held_out_curve(benchmark: Any, data: Any) -> None:
     """R^2 on tokens left out, for every number of components, in five folds."""
     E, y = data
     design = Design.of(E)
