@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -36,7 +37,8 @@ def writing(what: str | Path) -> Iterator[None]:
         InputError: the body failed since `what` cannot be written.
     """
     try:
-        yield
+        with _unwrapped():
+            yield
     except OSError as error:
         if error.errno not in _UNWRITABLE:
             raise
@@ -45,6 +47,21 @@ def writing(what: str | Path) -> Iterator[None]:
             "folder that can be written, by the environment variable PROBENC_CACHE for the cache "
             "or by the parameter results_dir for results."
         ) from error
+
+
+@contextlib.contextmanager
+def _unwrapped() -> Iterator[None]:
+    """Errors of the operating system as the OSError that they were.
+
+    The Rust libraries safetensors and tokenizers raise exceptions of their own, with its number in
+    the text.
+    """
+    try:
+        yield
+    except Exception as error:
+        if found := re.search(r"\(os error (\d+)\)", str(error)):
+            raise OSError(int(found[1]), str(error)) from error
+        raise
 
 
 @contextlib.contextmanager

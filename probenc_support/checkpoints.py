@@ -289,7 +289,7 @@ def _hub_embedding(hub_id: str, revision: str) -> Tensor:
     path = cache.cache_dir() / "models" / name / f"{revision}.safetensors"
     if not path.is_file():
         E = _fetched_embedding(hub_id, revision)
-        with cache.atomic_path(path) as temporary, training.io_errors():
+        with cache.atomic_path(path) as temporary:
             save_safetensors({HEADS[0]: E.contiguous()}, temporary)
     return head_of(dict(_tensors(path)))
 

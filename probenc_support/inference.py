@@ -4,12 +4,10 @@ Memory is bounded by chunk x V, never N x V. Probabilities are accumulated so th
 underflows. The pass is kept in the user's cache by what went into it, and resumes after a kill.
 """
 
-import errno
 import hashlib
 import json
 import math
 import os
-import re
 import resource
 import sys
 import time
@@ -269,11 +267,7 @@ def _checksum(part: dict[str, Tensor]) -> str:
 
 def _write(path: Path, part: dict[str, Tensor]) -> None:
     with caches.atomic_path(path) as temporary:
-        try:
-            save_file(part, temporary, metadata={"sha256": _checksum(part)})
-        except SafetensorError as error:
-            code = re.search(r"os error (\d+)", str(error))
-            raise OSError(int(code[1]) if code else errno.EIO, str(error)) from error
+        save_file(part, temporary, metadata={"sha256": _checksum(part)})
 
 
 def _read(path: Path) -> dict[str, Tensor] | None:

@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import json
 import math
-import re
 import sys
 import time
 from collections.abc import Iterator
@@ -183,7 +182,7 @@ def prepare(recipe: Recipe, corpus: str = "docstrings") -> Text:
     folder = cache.cache_dir() / "training" / key
     with cache.locked(key):
         if not folder.is_dir():
-            with cache.atomic_path(folder) as temporary, io_errors():
+            with cache.atomic_path(folder) as temporary:
                 _write_text(temporary, documents, recipe, corpus)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     blocks = np.load(folder / "blocks.npy").astype(np.int64)
@@ -319,7 +318,7 @@ class _Run:
 
     def keep(self) -> None:
         """Writes the weights as a folder `step<n>`, then what a resumed run needs besides."""
-        with cache.atomic_path(self.folder / f"step{self.step}") as folder, io_errors():
+        with cache.atomic_path(self.folder / f"step{self.step}") as folder:
             with models.quiet():
                 self.model.save_pretrained(folder)
             self.text.tokenizer.save_pretrained(folder)
@@ -380,21 +379,6 @@ class _Run:
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-@contextlib.contextmanager
-def io_errors() -> Iterator[None]:
-    """Errors of the operating system as the OSError that they were.
-
-    The Rust libraries safetensors and tokenizers raise exceptions of their own, with its number in
-    the text.
-    """
-    try:
-        yield
-    except Exception as error:
-        if found := re.search(r"\(os error (\d+)\)", str(error)):
-            raise OSError(int(found[1]), str(error)) from error
-        raise
 
 
 @contextlib.contextmanager

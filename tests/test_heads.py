@@ -1,5 +1,6 @@
 """Pruned heads in real models: what is swapped in equals the closed evaluation, and comes out."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,15 @@ def test_a_saved_head_is_the_same_head(tmp_path: Path, method: str) -> None:
     h = hidden(lm)
     assert torch.equal(again(h), head(h))
     assert again.n_parameters == head.n_parameters
+
+
+def test_a_full_disk_leaves_no_head(tmp_path: Path, no_space: Callable[[], None]) -> None:
+    lm = tiny.language_model("untied")
+    head = heads.from_basis(lm, basis(lm, "zero"), 2)
+    no_space()
+    with pytest.raises(InputError, match="Cannot write"):
+        heads.save(head, tmp_path / "head.safetensors")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_pruned_heads_are_smaller() -> None:

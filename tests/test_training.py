@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -256,14 +256,6 @@ def test_weights_differ_if_a_resumed_run_forgets(
         order = Text.order
         monkeypatch.setattr(Text, "order", lambda s, r, seed, step: order(s, r, seed, step + 1))
     assert not same(train(text_file, folder), run_folder)
-
-
-@pytest.fixture
-def no_space() -> Iterator[Callable[[], None]]:
-    """Limits the size of any file to 2 kB from the call on; a full disk fails the same way."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2048, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_full_disk_is_one_sentence_and_keeps_the_last_checkpoint(
