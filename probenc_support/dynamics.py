@@ -25,7 +25,7 @@ from probenc_support.checkpoints import HEAD_BIASES, HEADS, INPUTS, TrainingRun
 from probenc_support.corpora import TokenBlocks
 from probenc_support.errors import InputError
 from probenc_support.inference import Detection, detect
-from probenc_support.regression import Design, LinearFit
+from probenc_support.regression import Design, LinearFit, out_of_fold
 
 Array = NDArray[np.float64]
 
@@ -173,23 +173,14 @@ def fit_frequency(
     fit = design.fit(y)
     rng = np.random.default_rng(seed)
     shuffled = np.stack([rng.permutation(y) for _ in range(n_shuffles)], axis=1)
+    fitted = out_of_fold(design, y, n_folds=5, seed=seed)
     return FrequencyFit(
         step=step,
         fit=fit,
-        spearman=float(stats.spearmanr(_out_of_fold(design, y, seed), y).statistic),
+        spearman=float(stats.spearmanr(fitted, y).statistic),
         r2_adj_shuffled=design.fit_many(shuffled).r2_adj,
         predicted=fit.predict(rows).astype(np.float32),
     )
-
-
-def _out_of_fold(design: Design, y: Array, seed: int, n_folds: int = 5) -> Array:
-    """[n] values of each token as fitted to the other folds: free of the optimism of d slopes."""
-    fitted = np.empty_like(y)
-    for fold in np.array_split(np.random.default_rng(seed).permutation(len(y)), n_folds):
-        rest = design.without(fold).fit_many(y)
-        rows = design.E[torch.from_numpy(fold)].double().cpu().numpy()
-        fitted[fold] = rows @ rest.slopes[:, 0] + rest.intercepts[0]
-    return fitted
 
 
 def straight_line(
@@ -544,22 +535,27 @@ def halfway(steps: Sequence[int], curve: Array) -> float:
     Between checkpoints, the curve is taken as straight over log(1 + step), since checkpoints are
     spread so. NaN for a curve that ends where it began.
     """
-    return float(crossing(steps, curve, 0.5 * (curve[0] + curve[-1])))
+    return crossing(steps, curve, 0.5 * (curve[0] + curve[-1]))
 
 
 def crossing(steps: Sequence[int], curve: Array, level: float) -> float:
     """The first step at which a curve passes a level, interpolated over log(1 + step); or NaN."""
     if not np.isfinite(curve).all() or curve[0] == curve[-1]:
         return math.nan
-    passed = (curve - level) * math.copysign(1.0, curve[-1] - curve[0]) >= 0
-    if not passed.any():
+    upwards = math.copysign(1.0, curve[-1] - curve[0])
+    return math.expm1(_first_at(upwards * level, upwards * curve, np.log1p(steps)))
+
+
+def _first_at(level: float, curve: Array, along: Array) -> float:
+    """The value of `along` where a curve first reaches a level from below, interpolated; or NaN."""
+    reached = curve >= level
+    if not reached.any():
         return math.nan
-    i = int(passed.argmax())
+    i = int(reached.argmax())
     if i == 0:
-        return float(steps[0])
+        return float(along[0])
     share = (level - curve[i - 1]) / (curve[i] - curve[i - 1])
-    low, high = np.log1p(steps[i - 1]), np.log1p(steps[i])
-    return float(np.expm1(low + share * (high - low)))
+    return float(along[i - 1] + share * (along[i] - along[i - 1]))
 
 
 @dataclass(frozen=True)
@@ -594,18 +590,6 @@ class Ahead:
     """In training."""
     straight: float
     """On the straight line between the same end points, see `straight_line`."""
-
-
-def _first_at(level: float, curve: Array, along: Array) -> float:
-    """The value of `along` where a curve first reaches a level, interpolated; NaN: never."""
-    reached = curve >= level
-    if not reached.any():
-        return math.nan
-    i = int(reached.argmax())
-    if i == 0:
-        return float(along[0])
-    share = (level - curve[i - 1]) / (curve[i] - curve[i - 1])
-    return float(along[i - 1] + share * (along[i] - along[i - 1]))
 
 
 @dataclass(frozen=True)

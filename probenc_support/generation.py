@@ -166,8 +166,10 @@ def mauve_score(
     over `n_clusterings`, since one clustering of a small sample is a matter of luck.
     Raises InputError if mauve-text is not installed or a sample is too small to be clustered.
     """
-    options = {"n_buckets": n_buckets, "n_clusterings": n_clusterings, "seed": seed}
-    return mauve_scores(lm, p, {"q": q}, **options)["q"]  # type: ignore[arg-type]
+    scores = mauve_scores(
+        lm, p, {"q": q}, n_buckets=n_buckets, n_clusterings=n_clusterings, seed=seed
+    )
+    return scores["q"]
 
 
 def mauve_scores(

@@ -21,7 +21,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import enet_path
 
 from probenc_support.errors import InputError
-from probenc_support.regression import Array, Design, Matrix, as_tensor, bootstrap_log_a
+from probenc_support.regression import Array, Design, Matrix, as_tensor, bootstrap_log_a, folds
 
 Order = NDArray[np.int64]
 
@@ -418,15 +418,12 @@ def heldout_curve(
         y: [n] values of all tokens.
         choose: from the statistics of the training tokens to a basis [d, k], whose columns enter
             in their order. What it picks by looking at y is picked without the held-out tokens.
-        n_folds: folds of tokens, at least 2.
+        n_folds: see `regression.folds`.
         seed: of the random partition.
     """
-    if not 2 <= n_folds <= design.n:
-        raise InputError(f"n_folds is {n_folds}; it must lie between 2 and the number of tokens.")
     whole = Statistics.of(design, y)
-    order = np.random.default_rng(seed).permutation(len(design.E))
     errors, total = [], 0.0
-    for fold in np.array_split(order, n_folds):
+    for fold in folds(design, n_folds, seed=seed):
         train = Statistics.of(design.without(fold), y)
         basis = choose(train)
         test = _rest(whole, train)
