@@ -24,7 +24,7 @@ from probenc_support import checkpoints, corpora, models, training
 from probenc_support.checkpoints import HEAD_BIASES, HEADS, INPUTS, TrainingRun
 from probenc_support.corpora import TokenBlocks
 from probenc_support.errors import InputError
-from probenc_support.inference import Detection, detect
+from probenc_support.inference import Detection, detect, logits_of
 from probenc_support.regression import Design, LinearFit, out_of_fold
 
 Array = NDArray[np.float64]
@@ -486,7 +486,7 @@ def unigram_divergence(E: Tensor, b: Tensor | None, h: Tensor, log_u: Tensor) ->
     average = torch.zeros(len(E), dtype=torch.float64, device=E.device)
     negative_entropy = 0.0
     for part in h.to(E).split(max(1, 2**20 // len(E))):
-        logits = part @ E.T if b is None else torch.addmm(b, part, E.T)
+        logits = logits_of(E, b, part)
         top = logits.amax(1, keepdim=True)
         weights = (logits - top).exp_()
         mass = weights.sum(1)

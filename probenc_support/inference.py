@@ -188,6 +188,11 @@ class HeadSums:
         return self._log_p_sum / self.n
 
 
+def logits_of(E: Tensor, b: Tensor | None, h: Tensor) -> Tensor:
+    """[n, V] logits of hidden states h [n, d]; E: [V, d], b: [V] or None."""
+    return h @ E.T if b is None else torch.addmm(b, h, E.T)
+
+
 @torch.inference_mode()
 def log_average_probability(E: Tensor, b: Tensor | None, h: Tensor) -> Tensor:
     """log a for given hidden states, without a pass of the body.

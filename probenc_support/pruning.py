@@ -23,6 +23,8 @@ import torch
 from torch import Tensor
 
 from probenc_support.errors import InputError
+from probenc_support.inference import logits_of
+from probenc_support.moments import Moments
 from probenc_support.regression import Interval
 
 _CHUNK_BYTES = {"cpu": 24e6, "cuda": 1e9}
@@ -72,7 +74,7 @@ def fisher_scores(E: Tensor, b: Tensor | None, h: Tensor) -> Tensor:
     squares = E.square()
     for part in h.split(_chunk(E)):
         x = part.to(E)
-        p = _logits(x, E, b).softmax(dim=1)
+        p = logits_of(E, b, x).softmax(dim=1)
         variance = (p @ squares - (p @ E).square()).clamp(min=0)
         total += (x.square() * variance).sum(dim=0).double().cpu()
     return total / len(h)
@@ -126,7 +128,8 @@ def compensated_basis(order: Tensor, h: Tensor, *, ridge: float = 1e-6) -> Basis
     the last entries of u leaves E[h | kept]. One factorisation serves all levels, exactly.
     `ridge` is in units of the mean variance.
     """
-    mean, cov = _moments(h, ridge)
+    moments = Moments.of(h.cpu())
+    cov = moments.ridged(ridge)
     back = order.flip(0)
     factor = torch.linalg.cholesky(cov[back][:, back])
     unit = factor / factor.diagonal()
@@ -134,7 +137,7 @@ def compensated_basis(order: Tensor, h: Tensor, *, ridge: float = 1e-6) -> Basis
     decode[back] = unit
     encode = torch.zeros_like(cov)
     encode[:, back] = torch.linalg.inv(unit)
-    return Basis(encode.flip(0), decode.flip(1), mean, order)
+    return Basis(encode.flip(0), decode.flip(1), moments.mean, order)
 
 
 def rotated_basis(E: Tensor, h: Tensor, weights: Tensor, *, ridge: float = 1e-6) -> Basis:
@@ -145,12 +148,20 @@ def rotated_basis(E: Tensor, h: Tensor, weights: Tensor, *, ridge: float = 1e-6)
 
     E: [V, d]; h: [N, d]; weights: [V], not negative: for instance a power of a.
     """
-    mean, cov = _moments(h, ridge)
-    values, vectors = torch.linalg.eigh(cov)
-    root = (vectors * values.sqrt()) @ vectors.T
-    inverse = (vectors / values.sqrt()) @ vectors.T
+    moments = Moments.of(h.cpu())
+    root, inverse = square_roots(moments.ridged(ridge))
     _, rotation = torch.linalg.eigh(root @ token_metric(E, weights) @ root)
-    return Basis(rotation.T @ inverse, root @ rotation, mean, None)
+    return Basis(rotation.T @ inverse, root @ rotation, moments.mean, None)
+
+
+def square_roots(matrix: Tensor, *, floor: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Square root of a positive matrix [d, d] and its inverse, both float64.
+
+    Eigenvalues below `floor` times the largest are raised to it.
+    """
+    values, vectors = torch.linalg.eigh(matrix.double())
+    values = values.clamp(min=float(values.max()) * floor).sqrt()
+    return (vectors * values) @ vectors.T, (vectors / values) @ vectors.T
 
 
 def token_metric(E: Tensor, weights: Tensor) -> Tensor:
@@ -172,22 +183,12 @@ def lost_variance(basis: Basis, E: Tensor, h: Tensor, weights: Tensor) -> Tensor
     codes = basis.encode @ (centred.T @ centred / len(h)) @ basis.encode.T
     parts = (basis.decode.T @ metric @ basis.decode) * codes
     lost = torch.cat([torch.zeros(1).double(), parts.cumsum(0).cumsum(1).diagonal()])
-    return lost / (metric * _moments(h, 0.0)[1]).sum()
+    return lost / (metric * Moments.of(h.cpu()).cov).sum()
 
 
 def power_weights(log_a: Tensor, power: float) -> Tensor:
     """[V] float64 a^power, up to a factor: 0 counts all tokens alike, 1 counts occurrences."""
     return torch.softmax(power * log_a.double(), dim=0)
-
-
-def _moments(h: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
-    """Mean [d] and covariance [d, d] of h [N, d] in float64; a ridge keeps it invertible."""
-    wide = h.double().cpu()
-    mean = wide.mean(dim=0)
-    centred = wide - mean
-    cov = centred.T @ centred / len(h)
-    floor = ridge * float(cov.diagonal().mean())
-    return mean, cov + floor * torch.eye(len(cov), dtype=torch.float64)
 
 
 def levels(shares: Sequence[float], d: int) -> list[int]:
@@ -325,10 +326,6 @@ class _Intact:
         return kl, js, same, self._nll(logits, z)
 
 
-def _logits(h: Tensor, E: Tensor, b: Tensor | None) -> Tensor:
-    return h @ E.T if b is None else torch.addmm(b, h, E.T)
-
-
 def _centred(logits: Tensor) -> Tensor:
     """Less the mean over tokens: it moves no probability, and costs float32 its digits."""
     return logits - logits.mean(dim=1, keepdim=True)
@@ -359,7 +356,7 @@ def _compare(
     for start in range(0, len(h), step):
         x = h[start : start + step].to(E)
         goal = None if targets is None else targets[start : start + step].to(E.device)
-        logits = _centred(_logits(x, E, b))
+        logits = _centred(logits_of(E, b, x))
         rows = [slice(i, i + few) for i in range(0, len(x), few)]
         intact = [_Intact(logits[r], None if goal is None else goal[r]) for r in rows]
         work = torch.empty_like(logits[:few])

@@ -25,6 +25,7 @@ from probenc_support import cache, corpora, inference, models
 from probenc_support.errors import InputError
 from probenc_support.inference import Detection
 from probenc_support.models import LanguageModel
+from probenc_support.moments import Moments
 
 _BLOCK = 2**16
 """Entries of a [positions, tokens] block: half a megabyte in float64, so that it stays in cache."""
@@ -37,43 +38,6 @@ RIDGES = (0.0, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
 
 # -------------------------------------------------------------------------------------- directions
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Mean and covariance of hidden states: all that a minimum-variance direction needs."""
-
-    n: int
-    """Positions."""
-    mean: Tensor
-    """[d] float64"""
-    cov: Tensor
-    """[d, d] float64, divided by n"""
-
-    @classmethod
-    def of(cls, h: Tensor) -> "Moments":
-        """The moments of hidden states h [n, d]."""
-        wide = h.double()
-        mean = wide.mean(0)
-        centred = wide - mean
-        return cls(len(h), mean, centred.T @ centred / len(h))
-
-    @classmethod
-    def pool(
-        cls, parts: Sequence["Moments"], *, shares: Sequence[float] | None = None
-    ) -> "Moments":
-        """The moments of several corpora together, by their size or by given `shares`."""
-        share = torch.tensor(shares or [float(p.n) for p in parts], dtype=torch.float64)
-        share = share / share.sum()
-        mean = torch.stack([p.mean for p in parts]).T @ share
-        second = torch.stack([p.cov + torch.outer(p.mean, p.mean) for p in parts])
-        cov = torch.tensordot(share, second, dims=1) - torch.outer(mean, mean)
-        return cls(sum(p.n for p in parts), mean, cov)
-
-    def unevenness(self, vector: Tensor) -> float:
-        """Mean of (v . h - 1)^2: how far the direction v [d] is from moving all logits alike."""
-        bias = float(vector @ self.mean) - 1.0
-        return bias**2 + float(vector @ self.cov @ vector)
 
 
 def paper_direction(slopes: Tensor, k: int = 10) -> Tensor:
@@ -113,11 +77,8 @@ def min_variance(moments: Moments, ridge: float = 0.0) -> Tensor:
     v = (S + ridge s I)^-1 m over m' (S + ridge s I)^-1 m, with m and S the mean and covariance of
     the hidden states and s the mean variance. A large ridge leads to `mean_hidden`.
     """
-    d = len(moments.mean)
-    floor = torch.finfo(torch.float64).eps * d
-    level = max(ridge, floor) * float(moments.cov.diagonal().mean())
-    matrix = moments.cov + level * torch.eye(d, dtype=torch.float64)
-    vector: Tensor = torch.linalg.solve(matrix, moments.mean)
+    floor = torch.finfo(torch.float64).eps * len(moments.mean)
+    vector: Tensor = torch.linalg.solve(moments.ridged(max(ridge, floor)), moments.mean)
     return vector / (vector @ moments.mean)
 
 
@@ -183,15 +144,7 @@ class Calibration:
         """Positions h [N, d] with log-partition z [N]; `tokens` [K] are the sample."""
         log_p = log_probabilities(lm, tokens, h, z)
         weight = (log_p - torch.logsumexp(log_p, dim=0)).exp().mean(dim=1) * len(h)
-        return cls(name, h, log_p, weight, weighted_moments(h, weight))
-
-
-def weighted_moments(h: Tensor, weight: Tensor) -> Moments:
-    """Mean and covariance of h [N, d] where position n counts `weight` [N] times, mean 1."""
-    wide = h.double()
-    mean = weight @ wide / weight.sum()
-    centred = wide - mean
-    return Moments(len(h), mean, (centred * weight[:, None]).T @ centred / weight.sum())
+        return cls(name, h, log_p, weight, Moments.of(h, weight))
 
 
 @dataclass(frozen=True)
@@ -327,10 +280,8 @@ class TopTwo:
 @torch.inference_mode()
 def top_two(lm: LanguageModel, h: Tensor, z: Tensor, *, chunk: int = 256) -> TopTwo:
     """One head pass over h [N, d]: what tells whether an edit changes the top token."""
-    found = []
-    for part in h.split(chunk):
-        logits = part.to(lm.E) @ lm.E.T
-        found.append(torch.topk(logits if lm.b is None else logits + lm.b, 2, dim=1))
+    parts = h.split(chunk)
+    found = [torch.topk(inference.logits_of(lm.E, lm.b, part.to(lm.E)), 2) for part in parts]
     values = torch.cat([f.values for f in found]).double().cpu() - z[:, None]
     ids = torch.cat([f.indices[:, 0] for f in found]).cpu()
     return TopTwo(ids, values[:, 0], values[:, 1])
@@ -560,8 +511,8 @@ def moved_besides(
     log_p = log_probabilities(lm, torch.tensor([token]), h, z)[:, 0]
     factor = torch.expm1(-torch.log1p(log_p.exp() * torch.expm1(u)))
     worst = factor.abs().topk(min(most, len(h))).indices
-    logits = h[worst].to(lm.E) @ lm.E.T
-    p = torch.exp((logits if lm.b is None else logits + lm.b).double().cpu() - z[worst, None])
+    logits = inference.logits_of(lm.E, lm.b, h[worst].to(lm.E))
+    p = torch.exp(logits.double().cpu() - z[worst, None])
     change = torch.log1p((factor[worst] @ p / len(h) / log_a.exp()).clamp(min=-1 + 1e-12))
     change[token] = achieved(log_p[:, None], u[:, None])[0]
     return change
@@ -639,12 +590,6 @@ def expected_log_scale(
     """
     tilted = moments.mean + E.double() @ moments.cov - cov_hz
     return step * (tilted @ vector) + step**2 / 2 * (vector @ moments.cov @ vector)
-
-
-def covariance(h: Tensor, z: Tensor) -> Tensor:
-    """[d] covariance of hidden states h [N, d] and log-partition z [N]."""
-    wide = h.double()
-    return (wide - wide.mean(dim=0)).T @ (z.double() - z.double().mean()) / len(z)
 
 
 def closed_form_error(

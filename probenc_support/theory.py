@@ -7,6 +7,8 @@ starts with the mean of -log P, which is exactly linear in E_w, and goes on with
 import torch
 from torch import Tensor
 
+from probenc_support.moments import Moments, covariance
+
 
 def first_order(E: Tensor, b: Tensor | None, h: Tensor, z: Tensor) -> Tensor:
     """mean_n[-log P(w|n)] = -E_w . mean(h) - b_w + mean(z), exactly.
@@ -28,14 +30,11 @@ def log_probability_variance(E: Tensor, h: Tensor, z: Tensor) -> Tensor:
     Returns:
         [V] float64, nats squared.
     """
-    centred = h.double() - h.double().mean(dim=0)
-    z = z.double() - z.double().mean()
-    S = centred.T @ centred / len(h)
-    cross = centred.T @ z / len(h)
+    S, cross = Moments.of(h).cov, covariance(h, z)
     quadratic = torch.cat(
         [((part := rows.double()) @ S * part).sum(dim=1) for rows in E.split(8192)]
     )
-    return quadratic - 2 * _rows_times(E, cross[:, None])[:, 0] + z.square().mean()
+    return quadratic - 2 * _rows_times(E, cross[:, None])[:, 0] + z.double().var(correction=0)
 
 
 def second_order(E: Tensor, b: Tensor | None, h: Tensor, z: Tensor) -> Tensor:

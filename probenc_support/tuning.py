@@ -19,7 +19,7 @@ from torch import Tensor
 
 from probenc_support.errors import InputError
 from probenc_support.inference import Detection
-from probenc_support.pruning import Basis, evaluate, token_metric
+from probenc_support.pruning import Basis, evaluate, square_roots, token_metric
 
 _GROUPS_A_BATCH = 4
 _FLOOR = 1e-6
@@ -95,8 +95,8 @@ class _Coordinates:
     def __init__(self, E: Tensor, h: Tensor, weights: Tensor) -> None:
         wide = h.double().cpu()
         self.mean = wide.mean(dim=0)
-        root_h, inverse_h = _roots(torch.cov(wide.T))
-        root_E, inverse_E = _roots(token_metric(E, weights))
+        root_h, inverse_h = square_roots(torch.cov(wide.T), floor=_FLOOR)
+        root_E, inverse_E = square_roots(token_metric(E, weights), floor=_FLOOR)
         self.from_E, self.to_E = root_E.to(E), inverse_E.to(E)
         self.from_h, self.to_h = root_h.to(E), inverse_h.to(E)
         self.mean = self.mean.to(E)
@@ -112,13 +112,6 @@ class _Coordinates:
         """encode [k, d], decode [d, k], shift [d], so that h becomes decode (encode h) + shift."""
         encode, decode = v @ self.to_h, self.to_E @ u
         return encode, decode, self.mean + c - decode @ (encode @ self.mean)
-
-
-def _roots(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Square root of a positive matrix [d, d] and its inverse, small eigenvalues raised."""
-    values, vectors = torch.linalg.eigh(matrix.double())
-    values = values.clamp(min=float(values.max()) * _FLOOR).sqrt()
-    return (vectors * values) @ vectors.T, (vectors / values) @ vectors.T
 
 
 def sampled_kl(

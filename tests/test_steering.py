@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from probenc_support import corpora, inference, models, steering
 from probenc_support.errors import InputError
-from probenc_support.steering import Moments
+from probenc_support.moments import Moments, covariance
 
 SCALES = (0.05, 0.2, 2.0, 5.0, 20.0)
 
@@ -240,7 +240,7 @@ def test_weights_count_positions_several_times() -> None:
     h, *_ = random_positions(n=20)
     times = torch.arange(20) % 3
     repeated = Moments.of(h.repeat_interleave(times, dim=0))
-    weighted = steering.weighted_moments(h, times.double())
+    weighted = Moments.of(h, times.double())
     torch.testing.assert_close(weighted.mean, repeated.mean)
     torch.testing.assert_close(weighted.cov, repeated.cov)
 
@@ -507,9 +507,7 @@ def test_the_second_order_expectation_is_exact_for_normal_hidden_states() -> Non
     E = torch.tensor([[0.5, -0.4, 0.2]], dtype=torch.float64)
     vector = torch.tensor([0.5, 0.2, 0.1], dtype=torch.float64)
     log_p = steering.log_probabilities_of_rows(E, None, h, z)
-    expected = steering.expected_log_scale(
-        E, Moments.of(h), steering.covariance(h, z), vector, math.log(5)
-    )
+    expected = steering.expected_log_scale(E, Moments.of(h), covariance(h, z), vector, math.log(5))
     found = steering.achieved(log_p, (math.log(5) * (h @ vector))[:, None])
     first_order = math.log(5) * float(h.mean(0) @ vector)
     assert float(found) == pytest.approx(float(expected), abs=2e-3)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from probenc_support import corpora, inference, models, steering
-from probenc_support.steering import Moments
+from probenc_support.moments import Moments
 
 SCALES = (0.05, 0.1, 0.2, 0.5, 0.8, 1.0, 1.25, 2.0, 5.0, 10.0, 20.0)
 N_TOKENS = 200
