@@ -15,6 +15,11 @@ BLOCKS = corpora.from_ids(
 )
 
 
+needs_mauve = pytest.mark.skipif(
+    not generation.has_mauve(), reason="the optional package mauve-text is absent"
+)
+
+
 def test_prompts_are_the_starts_of_blocks_spread_over_the_corpus() -> None:
     prompts = generation.prompts(BLOCKS, 4, 5)
     assert torch.equal(prompts[0], BLOCKS.ids[0, :5])
@@ -69,7 +74,7 @@ def test_texts_beyond_the_context_are_refused(tiny_lm: Any) -> None:
         generation.sample(tiny_lm, generation.prompts(BLOCKS, 2, 8), n_tokens=0)
 
 
-@pytest.mark.skipif(not generation.has_mauve(), reason="the optional package mauve-text is absent")
+@needs_mauve
 def test_mauve_tells_models_apart_and_not_a_model_from_itself() -> None:
     lm = tiny.language_model("untied")
     prompts = generation.prompts(BLOCKS, 80, 4)
@@ -81,12 +86,12 @@ def test_mauve_tells_models_apart_and_not_a_model_from_itself() -> None:
     assert 0 <= ceiling <= 1
 
 
+@needs_mauve
 def test_mauve_of_a_handful_is_refused() -> None:
     lm = tiny.language_model("untied")
     few = generation.Samples(BLOCKS.ids[:5, :4], BLOCKS.ids[:5, 4:8])
-    if generation.has_mauve():
-        with pytest.raises(InputError, match="at least 20"):
-            generation.mauve_score(lm, few, few)
+    with pytest.raises(InputError, match="at least 20"):
+        generation.mauve_score(lm, few, few)
 
 
 def test_without_the_package_the_way_to_get_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,6 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +9,9 @@ import nbformat
 import pandas as pd
 import pytest
 import tiny
-
-NOTEBOOK = Path(__file__).resolve().parents[1] / "notebooks" / "03_steering.ipynb"
+from test_notebooks import execute
 
 DIRECTIONS = ("paper", "min_norm", "mean_hidden", "min_variance", "robust", "random")
-
-
-def execute(folder: Path, parameters: str) -> subprocess.CompletedProcess[str]:
-    """Runs the notebook by papermill, with parameters as YAML, from a folder elsewhere."""
-    command = [sys.executable, "-m", "papermill", "-k", "python3", "--no-progress-bar"]
-    return subprocess.run(
-        [*command, str(NOTEBOOK), str(folder / "page.ipynb"), "-y", parameters],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        timeout=600,
-        check=False,
-        env={**os.environ, "PROBENC_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"},
-    )
 
 
 def outputs_of(folder: Path) -> str:
@@ -52,22 +34,11 @@ def test_steering_end_to_end(tmp_path: Path, style: str) -> None:
     model = tiny.save(tmp_path / "model", style)
     corpus, elsewhere, *others = texts(tmp_path)
     done = execute(
-        tmp_path,
-        f"""
-        model: {model}
-        corpus: {corpus}
-        eval_corpus: {elsewhere}
-        calibration_corpora: [{others[0]}, {others[1]}]
-        calibration_positions: 256
-        n_positions: 1024
-        sequence_length: 32
-        n_tokens: 20
-        n_checked: 2
-        n_generations: 20
-        generation_tokens: 6
-        results_dir: {tmp_path}
-        """,
-    )
+        "03", tmp_path, model=model, corpus=corpus, eval_corpus=elsewhere,
+        calibration_corpora=json.dumps([str(other) for other in others]),
+        calibration_positions=256, n_positions=1024, sequence_length=32, n_tokens=20, n_checked=2,
+        n_generations=20, generation_tokens=6,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     metrics = json.loads((tmp_path / "03_steering.metrics.json").read_text())
     assert {
@@ -95,14 +66,16 @@ def test_steering_end_to_end(tmp_path: Path, style: str) -> None:
 @pytest.mark.parametrize(
     ("parameters", "sentence"),
     [
-        ("n_tokens: 1", "n_tokens is 1"),
-        ("calibration_corpora: docstrings", "calibration_corpora must be a list"),
-        ("eval_corpus: 'docstrings:torch'", "is both eval_corpus and a calibration corpus"),
-        ("n_token: 5", "did you mean n_tokens"),
+        ({"n_tokens": 1}, "n_tokens is 1"),
+        ({"calibration_corpora": "docstrings"}, "calibration_corpora must be a list"),
+        ({"eval_corpus": "docstrings:torch"}, "is both eval_corpus and a calibration corpus"),
+        ({"n_token": 5}, "did you mean n_tokens"),
     ],
 )
-def test_steering_refuses_in_one_sentence(tmp_path: Path, parameters: str, sentence: str) -> None:
-    done = execute(tmp_path, parameters)
+def test_steering_refuses_in_one_sentence(
+    tmp_path: Path, parameters: dict[str, Any], sentence: str
+) -> None:
+    done = execute("03", tmp_path, **parameters)
     assert done.returncode != 0
     assert sentence in outputs_of(tmp_path)
     assert not list(tmp_path.rglob("*.metrics.json"))
