@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
@@ -82,6 +83,21 @@ def test_this_environment_is_the_pinned_one(pins: dict[str, Version]) -> None:
         if Version(installed.public) != pin:
             different[name] = f"{installed} instead of {pin}"
     assert not different
+
+
+def test_every_pin_installs_on_the_oldest_python_that_the_package_takes(
+    project: dict[str, Any], pins: dict[str, Version]
+) -> None:
+    (oldest,) = [one.version for one in SpecifierSet(project["requires-python"])]
+    refused = {}
+    for name in pins:
+        try:
+            wanted = importlib.metadata.metadata(name).get("Requires-Python") or ""
+        except importlib.metadata.PackageNotFoundError:
+            continue  # of another platform
+        if not SpecifierSet(wanted).contains(f"{oldest}.0"):
+            refused[name] = wanted
+    assert not refused
 
 
 def test_nothing_is_installed_that_no_pin_covers(pins: dict[str, Version]) -> None:
