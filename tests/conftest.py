@@ -1,9 +1,8 @@
 """Fixtures: tiny models of every head style, a real text, the real model, a cache of one's own."""
 
 import os
-import resource
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +60,6 @@ def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("text") / "prose.txt"
     path.write_text(tiny.prose(), encoding="utf-8")
     return path
-
-
-@pytest.fixture
-def no_space() -> Iterator[Callable[[], None]]:
-    """Limits the size of any file to 2 kB from the call on; a full disk fails the same way."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2048, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """Pruned heads in real models: what is swapped in equals the closed evaluation, and comes out."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -111,11 +110,10 @@ def test_a_saved_head_is_the_same_head(tmp_path: Path, method: str) -> None:
     assert again.n_parameters == head.n_parameters
 
 
-def test_a_full_disk_leaves_no_head(tmp_path: Path, no_space: Callable[[], None]) -> None:
+def test_a_full_disk_leaves_no_head(tmp_path: Path) -> None:
     lm = tiny.language_model("untied")
     head = heads.from_basis(lm, basis(lm, "zero"), 2)
-    no_space()
-    with pytest.raises(InputError, match="Cannot write"):
+    with tiny.no_space(), pytest.raises(InputError, match="Cannot write"):
         heads.save(head, tmp_path / "head.safetensors")
     assert list(tmp_path.iterdir()) == []
 

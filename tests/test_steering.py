@@ -2,7 +2,6 @@
 
 import copy
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -425,13 +424,15 @@ def test_a_failed_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_leaves_no_steered_model(tmp_path: Path, no_space: Callable[[], None]) -> None:
+def test_a_full_disk_leaves_no_steered_model(tmp_path: Path) -> None:
     lm = tiny.language_model("untied")
     detection = detection_of(lm, some_ids())
-    with steering.steer(lm, {70: 4.0}, detection=detection) as steered:
-        no_space()
-        with pytest.raises(InputError, match="Cannot write"):
-            steered.save_steered(tmp_path / "steered")
+    with (
+        steering.steer(lm, {70: 4.0}, detection=detection) as steered,
+        tiny.no_space(),
+        pytest.raises(InputError, match="Cannot write"),
+    ):
+        steered.save_steered(tmp_path / "steered")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,18 +1,18 @@
 """Training: exact resumption, determinism, what is kept, and what is refused."""
 
 import argparse
+import contextlib
 import json
-import resource
 import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -263,22 +263,19 @@ def test_full_disk_is_one_sentence_and_keeps_the_last_checkpoint(
     run_folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    no_space: Callable[[], None],
 ) -> None:
     folder = tmp_path / "full"
     advance = training._Run.advance
+    with monkeypatch.context() as patch, contextlib.ExitStack() as full:
 
-    def fill(run: training._Run) -> None:
-        advance(run)
-        if run.step == 7:
-            no_space()
+        def fill(run: training._Run) -> None:
+            advance(run)
+            if run.step == 7:
+                full.enter_context(tiny.no_space())
 
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with monkeypatch.context() as patch:
         patch.setattr(training._Run, "advance", fill)
         with pytest.raises(InputError, match="free some space"):
             train(text_file, folder)
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert models.revisions(folder)[-1] == "step4"
     assert not list(folder.glob(".tmp*"))
     assert len(models.load(folder, device="cpu").E) == TINY.vocabulary

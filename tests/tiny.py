@@ -2,6 +2,9 @@
 
 import functools
 import pydoc
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -117,3 +120,17 @@ def save(folder: Path, style: str = "untied", *, seed: int = 0) -> Path:
     model(style, seed=seed).save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     return folder
+
+
+@contextmanager
+def no_space() -> Iterator[None]:
+    """Within it no file grows beyond 2 kB, which fails as a full disk does.
+
+    The limit must end with the test's own code: what pytest itself writes is under it too.
+    """
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2048, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
