@@ -4,34 +4,29 @@ What is read is as little as will do: for the output embedding of a checkpoint o
 bytes of that one tensor.
 """
 
+import hashlib
 import json
 import re
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file as save_safetensors
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from probenc_support import cache, models, training
+from probenc_support import cache, hub, loading, models, training
+from probenc_support import weights as files
 from probenc_support.errors import InputError
-
-HEADS = ("lm_head.weight", "embed_out.weight", "output.weight", "head.weight")
-"""How the names of an output embedding end, in the families of the roster."""
-HEAD_BIASES = ("lm_head.bias", "embed_out.bias", "output.bias", "head.bias")
-INPUTS = ("embed_in.weight", "embed_tokens.weight", "wte.weight")
-"""How the names of an input embedding end."""
 
 _DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
 }  # fmt: skip
-_BUFFERS = re.compile(r"(masked_bias|inv_freq|attention\.bias|attn\.bias)$")
 
 
 @dataclass(frozen=True)
@@ -55,6 +50,17 @@ class TrainingRun:
         """Folder with the whole checkpoint, downloaded if need be."""
         return models.fetch(self.source, revision=self.revisions[step])
 
+    def names(self, step: int) -> files.HeadNames:
+        """What E and its neighbours are called in the weight files of a checkpoint."""
+        return files.head_names(self._configured(step))
+
+    def _configured(self, step: int) -> Path:
+        """Folder with a checkpoint's configuration and the index of its weights."""
+        revision = self.revisions[step]
+        if self.local:
+            return Path(self.source) / revision
+        return hub.download(self.source, revision, ("config.json", "*.index.json"))
+
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer of the last checkpoint.
 
@@ -67,35 +73,38 @@ class TrainingRun:
         folder = (
             Path(self.source) / last
             if self.local
-            else models.download(self.source, last, models.CONFIG_PATTERNS)
+            else hub.download(self.source, last, hub.CONFIG_PATTERNS)
         )
         try:
-            with models.quiet():
+            with loading.quiet():
                 return cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(folder))
         except Exception as error:
             raise InputError(f"{folder} holds no tokenizer that can be read.") from error
 
-    def load(self, step: int, *, device: str = "auto", dtype: str = "auto") -> models.LanguageModel:
+    def load(
+        self, step: int, *, device: str = "auto", dtype: str = "auto", first_token: str = "auto"
+    ) -> models.LanguageModel:
         """The model as it was at a step."""
-        return models.load(self.source, revision=self.revisions[step], device=device, dtype=dtype)
+        return models.load(
+            self.source,
+            revision=self.revisions[step],
+            device=device,
+            dtype=dtype,
+            first_token=first_token,
+        )
 
     def weights(self, step: int) -> dict[str, Tensor]:
         """All trained tensors of a checkpoint by name, float32; buffers are left out."""
-        found: dict[str, Tensor] = {}
-        for path in models.weight_files(self.folder(step)):
-            found |= {name: tensor.float() for name, tensor in _tensors(path)}
+        found = files.read(self.folder(step))
         if not found:
             raise InputError(f"{self.name} has no weights at step {step}.")
-        return found
+        return {name: tensor.float() for name, tensor in found.items()}
 
     def embedding(self, step: int) -> Tensor:
         """E [V, d] of a checkpoint, float32; of a safetensors file, only its bytes are fetched."""
-        if not self.local:
-            return _hub_embedding(self.source, self.revisions[step])
-        for path in models.weight_files(self.folder(step)):
-            if path.suffix == ".safetensors" and (found := dict(_tensors(path, head_only=True))):
-                return head_of(found)
-        return head_of(self.weights(step))
+        if self.local:
+            return files.read_head(self.folder(step), self.names(step))
+        return _hub_embedding(self.source, self._configured(step), self.revisions[step])
 
     def select(self, steps: Iterable[int]) -> "TrainingRun":
         """The same run with some of its checkpoints only."""
@@ -156,13 +165,13 @@ def seeds(name: str, first: int, count: int) -> list[int]:
 def _run(name: str, source: str, revisions: Sequence[str], *, local: bool) -> TrainingRun:
     by_step: dict[int, str] = {}
     for revision in revisions:
-        if found := re.search(r"step[-_]?(\d+)", revision):
+        if found := re.search(r"(?:step|checkpoint|iter)[-_]?(\d+)", revision):
             by_step.setdefault(int(found[1]), revision)
     if len(by_step) < 3:
         raise InputError(
-            f"{name} has {len(by_step)} checkpoints named step<n>, and training dynamics need "
-            "three or more: name a model that is trained here (pythia-nano), a Pythia or OLMo "
-            "model of the hub, or a folder with one subfolder for each step."
+            f"{name} has {len(by_step)} checkpoints named step<n> or checkpoint-<n>, and training "
+            "dynamics need three or more: name a model that is trained here (pythia-nano), a "
+            "Pythia or OLMo model of the hub, or a folder with one subfolder for each step."
         )
     return TrainingRun(name, source, dict(sorted(by_step.items())), local)
 
@@ -173,7 +182,7 @@ def _hub_revisions(hub_id: str) -> list[str]:
     try:
         refs = HfApi().list_repo_refs(hub_id)
     except Exception as error:
-        message = models.hub_message(error, hub_id, "")
+        message = hub.hub_message(error, hub_id, "")
         if "cannot be reached" in message:
             message = (
                 f"The hub cannot be reached, so the checkpoints of {hub_id} cannot be listed: "
@@ -217,62 +226,72 @@ def choose_steps(run: TrainingRun, wanted: str = "auto", *, most: int = 24) -> T
     return run.select(steps_wanted)
 
 
-# ------------------------------------------------------------------------------- reading of tensors
+def distinct(
+    run: TrainingRun, *, embedding_only: bool = False
+) -> tuple[TrainingRun, dict[int, int]]:
+    """A run without the checkpoints that repeat the weights of another one.
 
+    Published runs have had branches that all hold the final weights. Which step such weights are
+    of cannot be told from them, so of equal checkpoints one is kept: the last step of the run where
+    it is among them, else the earliest.
 
-def _tensors(path: Path, *, head_only: bool = False) -> Iterator[tuple[str, Tensor]]:
-    """Trained tensors of a weight file, one by one; or E alone, if the file has it."""
-    try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                names = list(file.keys())
-                if head_only:
-                    names = [name] if (name := _head_name(names)) else []
-                for name in names:
-                    if not _BUFFERS.search(name):
-                        yield name, file.get_tensor(name)
-        else:
-            state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-            yield from ((name, t) for name, t in state.items() if not _BUFFERS.search(name))
-    except (SafetensorError, RuntimeError, OSError) as error:
-        raise InputError(
-            f"{path} is damaged or incomplete: remove its folder and fetch it again."
-        ) from error
+    Args:
+        embedding_only: compare E alone, where nothing else is fetched.
 
-
-def _head_name(names: Iterable[str]) -> str | None:
-    """The tensor that is E: the head, or in a tied model the input embedding."""
-    known = list(names)
-    for endings in (HEADS, INPUTS):
-        for name in known:
-            if name.endswith(endings):
-                return name
-    return None
-
-
-def head_of(tensors: dict[str, Tensor]) -> Tensor:
-    """E [V, d] float32 among the tensors of a checkpoint: the head, or the tied input embedding.
+    Returns:
+        The run, and for each step that was left out the step whose weights it repeats.
 
     Raises:
-        InputError: neither is there.
+        InputError: fewer than three checkpoints differ.
     """
-    if name := _head_name(tensors):
-        return tensors[name].float()
-    raise InputError(f"No output embedding among the tensors {', '.join(list(tensors)[:5])}, ...")
+    equal: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for step in run.steps:
+        equal[(_digest({"E": run.embedding(step)}),)].append(step)
+    for key, steps in list(equal.items()):
+        if len(steps) > 1 and not embedding_only:
+            del equal[key]
+            for step in steps:
+                equal[(*key, _digest(run.weights(step)))].append(step)
+    repeats: dict[int, int] = {}
+    for steps in equal.values():
+        kept = run.steps[-1] if run.steps[-1] in steps else steps[0]
+        repeats |= {step: kept for step in steps if step != kept}
+    if len(run.steps) - len(repeats) < 3:
+        names = ", ".join(str(step) for step in sorted(repeats)[:8])
+        raise InputError(
+            f"{run.name} has {len(run.steps)} checkpoints, but those at steps {names}"
+            f"{', ...' if len(repeats) > 8 else ''} repeat the weights of others, and training "
+            "dynamics need three that differ: choose others by the parameter checkpoints, or name "
+            "another model."
+        )
+    return run.select(set(run.steps) - set(repeats)), dict(sorted(repeats.items()))
 
 
-def read_embedding(stream: BinaryIO) -> Tensor | None:
-    """E [V, d] out of an open safetensors file; only the header and its own bytes are read.
+def _digest(found: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(found):
+        digest.update(name.encode())
+        digest.update(found[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+# -------------------------------------------------------------------------------- E from the hub
+
+
+def read_tensor(stream: BinaryIO, names: Sequence[str]) -> Tensor | None:
+    """The first of some tensors out of an open safetensors file; only the header and its own bytes
+    are read.
 
     Args:
         stream: any seekable binary file, for instance one of the hub that fetches ranges.
+        names: full names, in order of preference.
 
     Returns:
-        None where the file holds no output embedding (a shard of several).
+        None where the file holds none of them.
     """
     (length,) = struct.unpack("<Q", stream.read(8))
     header: dict[str, Any] = json.loads(stream.read(length))
-    name = _head_name(header)
+    name = next((name for name in names if name in header), None)
     if name is None:
         return None
     start, stop = header[name]["data_offsets"]
@@ -283,28 +302,39 @@ def read_embedding(stream: BinaryIO) -> Tensor | None:
     )
 
 
-def _hub_embedding(hub_id: str, revision: str) -> Tensor:
-    """E of a checkpoint on the hub, kept in the cache in the precision that it has there."""
-    name = f"E-of-{hub_id.replace('/', '--')}"
-    path = cache.cache_dir() / "models" / name / f"{revision}.safetensors"
+def _hub_embedding(hub_id: str, folder: Path, revision: str) -> Tensor:
+    """E of a checkpoint on the hub, kept in the cache in the precision that it has there.
+
+    Args:
+        folder: the checkpoint's configuration; its name is the commit, under which E is kept, since
+            a branch may move.
+    """
+    name = f"E-at-commit-of-{hub_id.replace('/', '--')}"
+    path = cache.cache_dir() / "models" / name / f"{folder.name}.safetensors"
     if not path.is_file():
-        E = _fetched_embedding(hub_id, revision)
+        E = _fetched_embedding(hub_id, folder, revision)
         with cache.atomic_path(path) as temporary:
-            save_safetensors({HEADS[0]: E.contiguous()}, temporary)
-    return head_of(dict(_tensors(path)))
+            save_safetensors({"E": E.contiguous()}, temporary)
+    return dict(files.tensors(path))["E"].float()
 
 
-def _fetched_embedding(hub_id: str, revision: str) -> Tensor:
+def _fetched_embedding(hub_id: str, folder: Path, revision: str) -> Tensor:
     from huggingface_hub import HfFileSystem
 
+    names = files.head_names(folder)
+    wanted = (*names.head, *(names.inputs if names.tied else ()))
+    single = files.SINGLE[0]
+    indexed = files.index_of(folder, single).is_file()
+    parts = files.weight_map(folder, single) if indexed else dict.fromkeys(wanted, single)
+    file = next((parts[name] for name in wanted if name in parts), None)
     try:
-        files = HfFileSystem()
-        for path in sorted(files.glob(f"{hub_id}@{revision}/*.safetensors")):
-            with files.open(path, "rb", block_size=2**20) as stream:
-                if (found := read_embedding(stream)) is not None:
+        remote: Any = HfFileSystem()
+        path = f"{hub_id}@{revision}/{file}"
+        if file is not None and remote.exists(path):
+            with remote.open(path, "rb", block_size=2**20) as stream:
+                if (found := read_tensor(stream, wanted)) is not None:
                     return found
     except Exception as error:
-        raise InputError(models.hub_message(error, hub_id, revision)) from error
+        raise InputError(hub.hub_message(error, hub_id, revision)) from error
     # An early checkpoint may exist as a pickle only, of which no part can be had.
-    folder = models.fetch(hub_id, revision=revision)
-    return head_of({n: t for f in models.weight_files(folder) for n, t in _tensors(f)})
+    return files.read_head(models.fetch(hub_id, revision=revision), names)

@@ -8,8 +8,8 @@ on text: its loss, and how far its predictions are from the frequencies alone.
 
 import math
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,11 +21,13 @@ from scipy import stats
 from torch import Tensor
 
 from probenc_support import checkpoints, corpora, models, training
-from probenc_support.checkpoints import HEAD_BIASES, HEADS, INPUTS, TrainingRun
+from probenc_support.checkpoints import TrainingRun
 from probenc_support.corpora import TokenBlocks
 from probenc_support.errors import InputError
 from probenc_support.inference import Detection, detect, logits_of
 from probenc_support.regression import Design, LinearFit, out_of_fold
+from probenc_support.vocabulary import Vocabulary
+from probenc_support.weights import HeadNames
 
 Array = NDArray[np.float64]
 
@@ -221,15 +223,19 @@ def bootstrap_r2_adj(
 # -------------------------------------------------------------------------------------- parameters
 
 
-def group_of(name: str, *, tied: bool = False) -> str:
-    """Which part of the model a tensor belongs to: input embedding, a layer, final norm, or E."""
-    if name.endswith(HEADS) or (tied and name.endswith(INPUTS)):
+def group_of(name: str, names: HeadNames) -> str:
+    """Which part of the model a tensor belongs to: input embedding, a layer, final norm, or E.
+
+    Args:
+        names: what the architecture calls its embeddings, see `TrainingRun.names`.
+    """
+    if name in names.head or (names.tied and name in names.inputs):
         return EMBEDDING
-    if name.endswith(HEAD_BIASES):
+    if name in names.bias:
         return "head bias"
     if found := _LAYER.search(name):
         return f"layer {int(found[1]) + 1}"
-    if name.endswith(INPUTS) or re.search(r"\b(wpe|position|embed_)", name):
+    if name in names.inputs or re.search(r"\b(wpe|position|embed_)", name):
         return "input embedding"
     return "final norm" if re.search(r"norm|ln_f", name) else "other"
 
@@ -280,10 +286,10 @@ def convergence(run: TrainingRun, *, embedding_only: bool = False) -> Convergenc
     steps = run.steps
 
     def read(step: int) -> dict[str, Tensor]:
-        return {HEADS[0]: run.embedding(step)} if embedding_only else run.weights(step)
+        return {"E": run.embedding(step)} if embedding_only else run.weights(step)
 
     first, final = read(steps[0]), read(steps[-1])
-    members = _groups(final)
+    members = {EMBEDDING: ["E"]} if embedding_only else _groups(final, run.names(steps[-1]))
     sums = {group: _Sums() for group in members}
     before = first
     for step in steps:
@@ -306,12 +312,11 @@ def convergence(run: TrainingRun, *, embedding_only: bool = False) -> Convergenc
     )
 
 
-def _groups(tensors: dict[str, Tensor]) -> dict[str, list[str]]:
+def _groups(tensors: Iterable[str], names: HeadNames) -> dict[str, list[str]]:
     """Names of the tensors of each group, groups from the input to the output."""
-    tied = not any(name.endswith(HEADS) for name in tensors)
     members: dict[str, list[str]] = {}
     for name in sorted(tensors):
-        members.setdefault(group_of(name, tied=tied), []).append(name)
+        members.setdefault(group_of(name, names), []).append(name)
     return {group: members[group] for group in sorted(members, key=_depth)}
 
 
@@ -608,6 +613,8 @@ class Dynamics:
     """Loss of the frequencies alone on the same text; NaN where no text was read."""
     r2_text_so_far: Array | None
     """See `r2_of_text_so_far`."""
+    repeats: Mapping[int, int] = field(default_factory=dict)
+    """Steps that were left out, each with the step whose weights it repeats."""
 
     @property
     def steps(self) -> list[int]:
@@ -757,6 +764,7 @@ def measure(
     embedding_only: bool = False,
     device: str = "auto",
     dtype: str = "auto",
+    first_token: str = "auto",
     seed: int = 0,
 ) -> Dynamics:
     """Everything about one run.
@@ -766,18 +774,23 @@ def measure(
         blocks: the text to read at each checkpoint, see `text_for`; None: none is read.
         embedding_only: fetch only the output embedding of each checkpoint: no text is read, and
             nothing is said about other parameters.
+        first_token: see `models.load`.
+
+    Raises:
+        InputError: fewer than three checkpoints differ; others are left out, see `repeats`.
     """
+    run, repeats = checkpoints.distinct(run, embedding_only=embedding_only)
     tokenizer = run.tokenizer()
     text = None if embedding_only else blocks
     n_rows = len(run.embedding(run.steps[-1]))
-    real = {i for i in tokenizer.get_vocab().values() if 0 <= i < n_rows}
-    known = frequencies(run, counts, n_rows=n_rows, tokens=sorted(real))
+    real = Vocabulary(tokenizer, n_rows).rows.tolist()
+    known = frequencies(run, counts, n_rows=n_rows, tokens=real)
     fits, shown = [], []
     for step in run.steps:
         if text is None:
             E = run.embedding(step)
         else:
-            lm = run.load(step, device=device, dtype=dtype)
+            lm = run.load(step, device=device, dtype=dtype, first_token=first_token)
             passed = detect(lm, text, progress=False)
             shown.append(behaviour(lm, passed, known.log_unigram, step=step))
             E = lm.E.cpu()
@@ -790,6 +803,7 @@ def measure(
         behaviour=shown,
         loss_of_unigram=unigram_loss(text.ids, known.log_unigram) if text else math.nan,
         r2_text_so_far=r2_of_text_so_far(run, known) if counts == "training" else None,
+        repeats=repeats,
     )
 
 

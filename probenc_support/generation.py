@@ -24,7 +24,7 @@ from transformers import GenerationConfig
 
 from probenc_support.corpora import TokenBlocks
 from probenc_support.errors import InputError
-from probenc_support.models import LanguageModel, hidden_states
+from probenc_support.models import LanguageModel, hidden_states, with_first_token
 
 __all__ = ["Samples", "features", "has_mauve", "mauve_score", "mauve_scores", "prompts", "sample"]
 
@@ -87,7 +87,7 @@ def sample(
     drawn = []
     with _seeded(seed, lm.device):
         for batch in prompts.split(batch_size):
-            batch = batch.to(lm.device)
+            batch = with_first_token(lm, batch.to(lm.device))
             out = generate(
                 input_ids=batch, attention_mask=torch.ones_like(batch), generation_config=settings
             )

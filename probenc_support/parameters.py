@@ -112,6 +112,7 @@ SHARED: Mapping[str, Kind] = MappingProxyType(
         "revision": Text(),
         "corpus": Text(empty=False),
         "eval_corpus": Text(),
+        "first_token": Text(empty=False),
         "n_positions": Number(low=2),
         "sequence_length": Number(low=2),
         "positions": Text(choices=("all", "last")),
@@ -133,6 +134,7 @@ class Parameters:
     revision: str
     corpus: str
     eval_corpus: str
+    first_token: str
     n_positions: int
     sequence_length: int
     positions: str

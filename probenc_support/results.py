@@ -16,7 +16,8 @@ import pandas as pd
 from probenc_support import cache
 from probenc_support.corpora import TokenBlocks, label
 from probenc_support.inference import peak_memory_mb
-from probenc_support.models import LanguageModel, resolve_device
+from probenc_support.loading import resolve_device
+from probenc_support.models import LanguageModel
 from probenc_support.parameters import Parameters
 
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "scipy", "pandas", "scikit-learn")
@@ -36,6 +37,10 @@ class Results:
         blocks: TokenBlocks | None = None,
     ) -> None:
         self.parameters, self.lm, self.blocks = parameters, lm, blocks
+        if lm and lm.probe and lm.probe.warning:
+            from IPython.display import Markdown, display
+
+            display(Markdown(f"**Mind the first token.** {lm.probe.warning}"))  # type: ignore[no-untyped-call]
         self._metrics: dict[str, float | int] = {}
 
     def _path(self, suffix: str) -> Path:
@@ -76,6 +81,7 @@ class Results:
             "corpus_sha256": blocks.hash if blocks else "",
             "parameters": parameters,
             "seed": own.seed,
+            "first_token": lm.first_token_text if lm else "",
             "device": device_name(device),
             "dtype": str(lm.dtype).removeprefix("torch.") if lm else "",
             "packages": {name: importlib.metadata.version(name) for name in PACKAGES},

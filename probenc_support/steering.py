@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probenc_support import cache, corpora, inference, models
+from probenc_support import cache, corpora, inference, loading, models
 from probenc_support.errors import InputError
 from probenc_support.inference import Detection
 from probenc_support.models import LanguageModel
@@ -617,7 +617,7 @@ def closed_form_error(
 @torch.inference_mode()
 def _mean_probability(lm: LanguageModel, ids: Tensor, token: int) -> float:
     """By the model's own forward pass, as it stands."""
-    logits = lm.model(input_ids=ids.to(lm.model.device), use_cache=False).logits.double()
+    logits = models.logits(lm, ids).double()
     return float((logits[..., token] - torch.logsumexp(logits, dim=-1)).exp().mean())
 
 
@@ -650,7 +650,7 @@ class Steered:
         path = Path(path).expanduser()
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise InputError(f"{path} exists already; name a new folder for the steered model.")
-        with cache.atomic_path(path) as temporary, models.quiet():
+        with cache.atomic_path(path) as temporary, loading.quiet():
             self.lm.model.save_pretrained(temporary)
             self.lm.tokenizer.save_pretrained(temporary)
         return path
@@ -759,6 +759,7 @@ def edited_rows(lm: LanguageModel, tokens: Tensor, change: Tensor) -> Iterator[L
     The head's weight is replaced by an edited copy, never written to: the input embedding that may
     share it, and lm.E, stay. On leaving, the old weight is put back.
     """
+    models.check_editable(lm)
     head: Any = lm.model.get_output_embeddings()
     old = head.weight
     new = old.detach().clone()

@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
-from probenc_support import cache, corpora, models
+from probenc_support import cache, corpora, loading
 from probenc_support.errors import InputError
 
 END_OF_TEXT = "<|endoftext|>"
@@ -319,7 +319,7 @@ class _Run:
     def keep(self) -> None:
         """Writes the weights as a folder `step<n>`, then what a resumed run needs besides."""
         with cache.atomic_path(self.folder / f"step{self.step}") as folder:
-            with models.quiet():
+            with loading.quiet():
                 self.model.save_pretrained(folder)
             self.text.tokenizer.save_pretrained(folder)
         state = {
@@ -341,7 +341,7 @@ class _Run:
             return
         state = torch.load(path, map_location=self.device, weights_only=True)
         folder = self.folder / f"step{state['step']}"
-        with models.quiet():
+        with loading.quiet():
             kept = GPTNeoXForCausalLM.from_pretrained(folder, dtype=torch.float32)
         self.model.load_state_dict(kept.state_dict())
         self.optimiser.load_state_dict(state["optimiser"])
@@ -421,7 +421,7 @@ def train(
     """
     if seed < 0:
         raise InputError(f"seed is {seed}; it must be zero or more.")
-    where = models.resolve_device(device)
+    where = loading.resolve_device(device)
     text = prepare(recipe, corpus)
     _check_same(folder, recipe, text, seed)
     if (folder / "training.json").is_file():

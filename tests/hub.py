@@ -80,11 +80,12 @@ class _Handler(BaseHTTPRequestHandler):
         folder = self.hub.folder(revision)
         if folder is None:
             return self._send(404, b"{}", {"X-Error-Code": "RevisionNotFound"}, with_body)
-        files = sorted(p for p in folder.iterdir() if p.is_file())
+        files = sorted(p for p in folder.rglob("*") if p.is_file())
+        names = [p.relative_to(folder).as_posix() for p in files]
         if rest[0] == "tree":
             content: Any = [
-                {"type": "file", "path": p.name, "size": p.stat().st_size, "oid": self._etag(p)}
-                for p in files
+                {"type": "file", "path": name, "size": p.stat().st_size, "oid": self._etag(p)}
+                for name, p in zip(names, files, strict=True)
             ]
         else:
             content = {
@@ -95,7 +96,7 @@ class _Handler(BaseHTTPRequestHandler):
                 "tags": [],
                 "downloads": 0,
                 "likes": 0,
-                "siblings": [{"rfilename": p.name} for p in files],
+                "siblings": [{"rfilename": name} for name in names],
             }
         return self._send(200, json.dumps(content).encode(), {}, with_body)
 

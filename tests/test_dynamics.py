@@ -19,7 +19,17 @@ from safetensors.torch import save_file
 from scipy import stats
 from test_training import TINY
 
-from probenc_support import checkpoints, dynamics, execute, inference, models, results, training
+from probenc_support import (
+    checkpoints,
+    dynamics,
+    execute,
+    inference,
+    loading,
+    results,
+    training,
+    weights,
+)
+from probenc_support import hub as hub_files
 from probenc_support.checkpoints import TrainingRun
 from probenc_support.dynamics import BODY, EMBEDDING, FREQUENCY, LOSS, WHOLE, Frequencies
 from probenc_support.errors import InputError
@@ -49,7 +59,7 @@ def straight(folder: Path, style: str = "untied") -> TrainingRun:
     ends = list(zip(first.state_dict().items(), last.state_dict().values(), strict=True))
     for step, share in zip(STEPS, SHARES, strict=True):
         model.load_state_dict({name: a + share * (b - a) for (name, a), b in ends})
-        with models.quiet():
+        with loading.quiet():
             model.save_pretrained(folder / f"step{step}")
         tiny.tokenizer().save_pretrained(folder / f"step{step}")
     return checkpoints.training_run(str(folder))
@@ -73,8 +83,10 @@ def planted(n: int = 400, d: int = 8, *, noise: float = 0.0, unseen: int = 25) -
 def test_embedding_is_the_models(style: str, tmp_path: Path) -> None:
     model = tiny.model(style)
     model.save_pretrained(tmp_path)
+    names = weights.head_names(tmp_path)
+    wanted = (*names.head, *(names.inputs if names.tied else ()))
     with (tmp_path / "model.safetensors").open("rb") as stream:
-        E = checkpoints.read_embedding(stream)
+        E = checkpoints.read_tensor(stream, wanted)
     assert E is not None
     assert torch.equal(E, model.get_output_embeddings().weight)
     if not model.config.tie_word_embeddings:
@@ -98,7 +110,7 @@ def test_embedding_costs_its_own_bytes(tmp_path: Path) -> None:
             return self.stream.read(n)
 
     stream: Any = Counting()
-    found = checkpoints.read_embedding(stream)
+    found = checkpoints.read_tensor(stream, ["lm_head.weight"])
     stream.stream.close()
     assert found is not None
     assert torch.equal(found, E)
@@ -108,9 +120,7 @@ def test_embedding_costs_its_own_bytes(tmp_path: Path) -> None:
 def test_a_shard_without_embedding_holds_none(tmp_path: Path) -> None:
     save_file({"layers.0.weight": torch.zeros(3)}, tmp_path / "m.safetensors")
     with (tmp_path / "m.safetensors").open("rb") as stream:
-        assert checkpoints.read_embedding(stream) is None
-    with pytest.raises(InputError, match="No output embedding"):
-        checkpoints.head_of({"layers.0.weight": torch.zeros(3)})
+        assert checkpoints.read_tensor(stream, ["lm_head.weight"]) is None
 
 
 def test_pickles_are_read_where_there_is_nothing_else(tmp_path: Path) -> None:
@@ -258,11 +268,13 @@ def test_text_so_far_is_a_ceiling_that_reaches_one(trained: Path) -> None:
 
 
 @pytest.mark.parametrize("style", tiny.STYLES)
-def test_every_parameter_has_a_group(style: str) -> None:
+def test_every_parameter_has_a_group(style: str, tmp_path: Path) -> None:
     model = tiny.model(style)
     tied = bool(model.config.tie_word_embeddings)
     names = [name for name, _ in model.named_parameters()]
-    groups = {name: dynamics.group_of(name, tied=tied) for name in names}
+    model.save_pretrained(tmp_path)
+    known = weights.head_names(tmp_path)
+    groups = {name: dynamics.group_of(name, known) for name in names}
     assert "other" not in groups.values()
     heads = [name for name, group in groups.items() if group == EMBEDDING]
     weight = model.get_output_embeddings().weight
@@ -526,14 +538,14 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Trainin
             return type("Refs", (), {"branches": found})()
 
     def download(hub_id: str, revision: str, patterns: tuple[str, ...]) -> Path:
-        if patterns != models.CONFIG_PATTERNS:
+        if any(pattern.endswith((".safetensors", ".bin")) for pattern in patterns):
             raise InputError("The whole checkpoint was asked for.")
         return folder / f"{hub_id}@{revision}"
 
     monkeypatch.setattr("huggingface_hub.HfApi", Api)
     files = DirFileSystem(path=str(folder), fs=LocalFileSystem())
     monkeypatch.setattr("huggingface_hub.HfFileSystem", lambda: files)
-    monkeypatch.setattr(models, "download", download)
+    monkeypatch.setattr(hub_files, "download", download)
     return lambda: checkpoints.training_run("owner/lab")
 
 

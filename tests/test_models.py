@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -199,8 +200,22 @@ def test_bfloat16_model_has_a_float32_head(tiny_folder: Path) -> None:
 # -------------------------------------------------------------------------------------------- GGUF
 
 
-def _gguf(path: Path) -> Path:
-    """A tiny Llama as GGUF, written by the gguf package itself."""
+def gguf_file(
+    path: Path,
+    *,
+    pre: str = "default",
+    leave_out: tuple[str, ...] = (),
+    n_layers_said: int = 2,
+    more: Callable[[Any], None] = lambda writer: None,
+) -> Path:
+    """A tiny Llama as GGUF, written by the gguf package itself.
+
+    Args:
+        pre: rule by which the tokenizer splits text.
+        leave_out: names of tensors that are not written.
+        n_layers_said: what the header says of the two layers.
+        more: adds further settings.
+    """
     import gguf
 
     model = tiny.model("tied")
@@ -208,7 +223,7 @@ def _gguf(path: Path) -> Path:
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_context_length(tiny.CONTEXT)
     writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
+    writer.add_block_count(n_layers_said)
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
@@ -218,7 +233,7 @@ def _gguf(path: Path) -> Path:
     bpe = json.loads(tiny.tokenizer().backend_tokenizer.to_str())["model"]
     pieces = sorted(bpe["vocab"], key=bpe["vocab"].get)
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("default")
+    writer.add_tokenizer_pre(pre)
     writer.add_token_list(pieces)
     writer.add_token_types([3] + [1] * (len(pieces) - 1))
     writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in bpe["merges"]])
@@ -243,7 +258,9 @@ def _gguf(path: Path) -> Path:
             # llama.cpp keeps rotary halves interleaved.
             heads = config.num_attention_heads
             array = array.reshape(heads, 2, -1, array.shape[1]).swapaxes(1, 2).reshape(array.shape)
-        writer.add_tensor(target, array.copy())
+        if target not in leave_out:
+            writer.add_tensor(target, array.copy())
+    more(writer)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -252,7 +269,7 @@ def _gguf(path: Path) -> Path:
 
 
 def test_gguf_file_gives_the_models_own_logits(own_cache: Path, tmp_path: Path) -> None:
-    lm = models.load(_gguf(tmp_path / "tiny.gguf"))
+    lm = models.load(gguf_file(tmp_path / "tiny.gguf"))
     reference = tiny.language_model("tied")
     ids = torch.arange(12)[None]
     with torch.inference_mode():
@@ -268,7 +285,7 @@ def test_gguf_file_gives_the_models_own_logits(own_cache: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize("damage", ["text", "truncated"])
 def test_damaged_gguf_leaves_nothing(own_cache: Path, tmp_path: Path, damage: str) -> None:
-    path = _gguf(tmp_path / "tiny.gguf")
+    path = gguf_file(tmp_path / "tiny.gguf")
     content = path.read_bytes()
     path.write_bytes(b"not a model" if damage == "text" else content[: len(content) // 2])
     with pytest.raises(InputError, match=r"no GGUF file|cannot be read as a GGUF"):
@@ -285,7 +302,7 @@ def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_cache: Path) -> m
     found = tmp_path / "index"
     found.mkdir()
     archive = found / "tiny_model-1.0-py3-none-any.whl"
-    gguf = _gguf(tmp_path / "m.gguf")
+    gguf = gguf_file(tmp_path / "m.gguf")
     with zipfile.ZipFile(archive, "w") as zipped:
         zipped.write(gguf, "tiny_model/m.gguf")
         zipped.writestr(
@@ -343,7 +360,7 @@ import json, sys
 from probenc_support import models
 from probenc_support.errors import InputError
 try:
-    lm = models.load(sys.argv[1], revision=sys.argv[2])
+    lm = models.load(sys.argv[1], revision=sys.argv[2], trust_remote_code=len(sys.argv) > 3)
     print(json.dumps({"V": lm.V, "hash": lm.weights_hash}))
 except InputError as error:
     print(json.dumps({"error": str(error)}))
@@ -360,11 +377,13 @@ def branches(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
-def _load_from(url: str, home: Path, name: str = hub.OWNER, revision: str = "") -> dict[str, Any]:
+def _load_from(
+    url: str, home: Path, name: str = hub.OWNER, revision: str = "", *options: str
+) -> dict[str, Any]:
     """What `models.load` answers in a process of its own, whose hub is at `url`."""
     environment = {**os.environ, **hub.client_settings(url, home)}
     done = subprocess.run(
-        [sys.executable, "-c", _LOAD, name, revision],
+        [sys.executable, "-c", _LOAD, name, revision, *options],
         capture_output=True, text=True, env=environment, timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -410,6 +429,32 @@ def test_hub_without_the_repository_or_the_revision(
         assert "no model" in _load_from(server.url, tmp_path, name="somebody/else")["error"]
         answer = _load_from(server.url, tmp_path, revision="step999")
         assert "no revision 'step999'" in answer["error"]
+
+
+@pytest.mark.parametrize("in_parts", [False, True])
+def test_hub_with_more_than_the_model_in_it(tmp_path: Path, in_parts: bool) -> None:
+    """A second format, a trainer's folders and a repository's code are left where they are."""
+    folder = tmp_path / "repository"
+    model = tiny.model("untied")
+    model.save_pretrained(folder, max_shard_size="25KB" if in_parts else "1GB")
+    tiny.tokenizer().save_pretrained(folder)
+    files = {path.name for path in folder.glob("*.safetensors")}
+    (folder / "checkpoint-5").mkdir()
+    for name in ("consolidated.safetensors", "pytorch_model.bin", "checkpoint-5/model.safetensors"):
+        (folder / name).write_bytes(b"something large")
+    (folder / "training_args.bin").write_bytes(b"no weights")
+    (folder / "own.py").write_text("raise SystemExit")
+    with hub.serving({"main": folder}) as server:
+        assert _load_from(server.url, tmp_path / "home")["V"] == 320
+        got = {name for line in server.requests if "/resolve/" in line
+               for name in [line.split("/resolve/")[1].split("/", 1)[1]]}  # fmt: skip
+        assert files <= got
+        assert not {name for name in got if name.endswith((".bin", ".py")) or "/" in name}
+        assert "consolidated.safetensors" not in got
+        server.requests.clear()
+        assert _load_from(server.url, tmp_path / "other", hub.OWNER, "", "trusted")["V"] == 320
+        assert any(line.endswith("/own.py") for line in server.requests)
+    assert _expected(folder) == _load_from(server.url, tmp_path / "home")["hash"]
 
 
 @pytest.mark.parametrize("fault", ["truncated", "size"])

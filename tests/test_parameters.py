@@ -19,6 +19,7 @@ from probenc_support.parameters import Flag, Number, Several, Text
 
 GOOD: dict[str, Any] = {
     "model": "smollm2-135m-instruct", "revision": "", "corpus": "docstrings", "eval_corpus": "",
+    "first_token": "auto",
     "n_positions": 16384, "sequence_length": 256, "positions": "all", "device": "auto",
     "dtype": "auto", "seed": 0, "results_dir": "",
 }  # fmt: skip

@@ -29,6 +29,7 @@ PARAMETERS = """model = ""
 revision = ""
 corpus = "docstrings"
 eval_corpus = ""
+first_token = "auto"
 n_positions = 16384
 sequence_length = 256
 positions = "all"
