@@ -141,7 +141,7 @@ def _check_all_read(path: Path, facts: dict[str, Any], model: PreTrainedModel) -
     there, read = sum(facts["tensors"].values()), model.num_parameters()
     if there != read:
         raise InputError(
-            f"{path} holds {there:,} weights and transformers made a model of {read:,} out of them, "
+            f"{path} holds {there:,} weights, and transformers made a model of {read:,} of them, "
             "so it does not read this file as it was meant: give the safetensors folder of the "
             "same model."
         )

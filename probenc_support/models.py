@@ -570,7 +570,7 @@ def logits(lm: LanguageModel, input_ids: Tensor) -> Tensor:
 
 
 def _reads_at(lm: LanguageModel) -> torch.device:
-    """Where ids go: to the model, or, if it is offloaded, to the CPU, from where hooks move them."""
+    """Where ids go: to the model, or to the CPU if it is offloaded, from where hooks move them."""
     device = torch.device(lm.model.device)
     return torch.device("cpu") if device.type == "meta" else device
 
