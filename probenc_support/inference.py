@@ -127,7 +127,7 @@ class HeadSums:
         size = _CHUNK_BYTES.get(E.device.type, 32e6)
         self.E, self.b = E, b
         self.chunk = chunk or max(16, int(size / (V * E.element_size())))
-        self._buffer = torch.empty(0, dtype=E.dtype, device=E.device)
+        self._buffer = E.new_empty(0)
         self.reset()
 
     def reset(self) -> None:

@@ -290,7 +290,44 @@ def test_a_cached_pass_follows_configuration_and_libraries(
     assert not detect().from_cache
 
 
-def test_only_one_function_widens(text_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """pytorch/pytorch#122602: a device without float64 keeps the sums on the CPU."""
-    assert inference.wide_device(torch.device("mps")) == torch.device("cpu")
-    assert inference.wide_device(torch.device("cuda", 1)) == torch.device("cuda", 1)
+class WithoutFloat64(torch.Tensor):
+    """A tensor as on the device `mps`: no float64 there, and no mixing with the CPU's tensors."""
+
+    @classmethod
+    def __torch_function__(
+        cls, function: Any, types: Any, arguments: Any = (), options: Any = None
+    ) -> Any:
+        options = options or {}
+        name = getattr(function, "__name__", "")
+        if function is torch.Tensor.device.__get__:
+            return torch.device("mps")
+        to_cpu = any(isinstance(a, torch.device) and a.type == "cpu" for a in arguments)
+        with torch._C.DisableTorchFunctionSubclass():
+            if name == "cpu" or (name == "to" and to_cpu):
+                return arguments[0].as_subclass(torch.Tensor)
+            tensors = [a for a in (*arguments, *options.values()) if isinstance(a, torch.Tensor)]
+            if any(t.dim() and not isinstance(t, cls) for t in tensors):
+                raise RuntimeError("Expected all tensors to be on the same device, mps and cpu")
+        found = super().__torch_function__(function, types, arguments, options)
+        if isinstance(found, torch.Tensor) and found.dtype == torch.float64:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+        return found
+
+
+@pytest.mark.parametrize("style", ["untied", "bias"])
+def test_sums_of_a_device_without_float64_are_kept_on_the_cpu(style: str) -> None:
+    """pytorch/pytorch#122602."""
+    lm = tiny.language_model(style)
+    h = models.hidden_states(lm, torch.arange(40)[None])[0].clone()
+    h[3] *= 400  # one token has all of the probability, and others underflow
+    expected = inference.HeadSums(lm.E, lm.b)
+    z = expected.add(h)
+    E, b, there = (
+        None if t is None else t.clone().as_subclass(WithoutFloat64) for t in (lm.E, lm.b, h)
+    )
+    with pytest.raises(TypeError, match="float64"):
+        E.double()
+    sums = inference.HeadSums(E, b)
+    torch.testing.assert_close(sums.add(there), z, rtol=0, atol=1e-6)
+    torch.testing.assert_close(sums.log_a, expected.log_a, rtol=0, atol=1e-6)
+    torch.testing.assert_close(sums.mean_log_p, expected.mean_log_p, rtol=1e-6, atol=1e-6)
