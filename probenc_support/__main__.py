@@ -113,7 +113,7 @@ def _fetch(options: argparse.Namespace) -> None:
 
     for name in options.name:
         if name in corpora.built_in() or name.startswith("hf:"):
-            characters = sum(map(len, corpora.documents(name)))
+            characters = sum(map(len, corpora.stream(name)))
             print(f"{name}: {characters / 1e6:.1f} million characters")
         else:
             print(f"{name}: {models.fetch(name, revision=options.revision)}")

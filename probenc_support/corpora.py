@@ -1,41 +1,57 @@
-"""Text to blocks of tokens, and token counts."""
+"""Text to blocks of tokens, and token counts.
 
-import ast
+Text is tokenised in pieces whose ends depend on the text alone, so that the first tokens of a
+corpus are the same, and cost the same, however long it is. `parts` and `exclude` keep text on which
+something is chosen apart from text on which it is judged, by document.
+"""
+
+import bisect
 import hashlib
-import importlib.metadata
-import importlib.util
+import itertools
 import json
 import re
+import unicodedata
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
-from pathlib import Path
+from functools import lru_cache
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from probenc_support import cache
 from probenc_support.errors import InputError
+from probenc_support.texts import built_in, documents, label, stream, text
 
-DOCSTRING_PACKAGES = {
-    "matplotlib": "matplotlib",
-    "networkx": "networkx",
-    "numpy": "numpy",
-    "pandas": "pandas",
-    "scipy": "scipy",
-    "sklearn": "scikit-learn",
-    "statsmodels": "statsmodels",
-    "sympy": "sympy",
-    "torch": "torch",
-    "transformers": "transformers",
-}
-"""Parts of the built-in corpus: import name to distribution name."""
+__all__ = [
+    "COUNT_LIMIT",
+    "TokenBlocks",
+    "blocks",
+    "built_in",
+    "check_apart",
+    "documents",
+    "encode",
+    "encode_documents",
+    "fingerprints",
+    "from_ids",
+    "label",
+    "parts",
+    "stream",
+    "text",
+    "token_counts",
+]
 
-_VERSION = 1
-"""Raise it when the extraction of docstrings changes, so that cached text is made again."""
+COUNT_LIMIT = 10**8
+"""Tokens after which counting stops: a data set of the hub may be longer than one can wait."""
+
+_PIECES = (2**17, 2**18, 2**19, 2**20)
+"""Characters of the first pieces that are tokenised at once; the last is that of all others."""
+
+_TELLING = 40
+"""Characters from which a paragraph that two documents share tells that they share text."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +64,10 @@ class TokenBlocks:
     """What it is called on a page: see `label`."""
     hash: str
     """SHA-256 of the ids."""
+    sources: frozenset[int] | None = None
+    """Fingerprints of all documents that the blocks touch, to their ends; None: not known."""
+    n_left_out: int = 0
+    """Documents that were passed over, since they share text with what was excluded."""
 
     @property
     def n_positions(self) -> int:
@@ -56,236 +76,169 @@ class TokenBlocks:
 
     def select(self, start: int, stop: int | None = None) -> "TokenBlocks":
         """Blocks `start` to `stop`, as a corpus of their own."""
-        return from_ids(self.ids[start:stop], corpus=f"{self.corpus}[{start}:{stop or ''}]")
+        name = f"{self.corpus}[{start}:{stop or ''}]"
+        return from_ids(self.ids[start:stop], corpus=name, sources=self.sources)
 
 
-def from_ids(ids: Tensor, *, corpus: str) -> TokenBlocks:
+def from_ids(
+    ids: Tensor, *, corpus: str, sources: frozenset[int] | None = None, n_left_out: int = 0
+) -> TokenBlocks:
     """Token blocks of given ids [n_blocks, sequence_length]."""
     ids = ids.to(torch.int64).contiguous()
-    return TokenBlocks(ids, corpus, hashlib.sha256(ids.numpy().tobytes()).hexdigest())
-
-
-# --------------------------------------------------------------------------------------------- text
-
-
-def built_in() -> list[str]:
-    """Names of the built-in corpora."""
-    return ["docstrings", *(f"docstrings:{part}" for part in DOCSTRING_PACKAGES), "python-manual"]
-
-
-def label(corpus: str) -> str:
-    """Name of a corpus for a page: of a file or folder its own name, without the machine's path."""
-    path = Path(corpus).expanduser()
-    return path.resolve().name if path.exists() else corpus
-
-
-def text(corpus: str) -> str:
-    """The whole text of a corpus, documents joined by an empty line.
-
-    Args:
-        corpus: built-in name, path of a text file or folder, or `hf:name/config:split:column`.
-
-    Raises:
-        InputError: no such corpus, or it has no text, or is no text.
-    """
-    return "\n\n".join(documents(corpus))
-
-
-def documents(corpus: str) -> list[str]:
-    """The documents of a corpus, in a fixed order.
-
-    Raises:
-        InputError: no such corpus, or it has no text, or is no text.
-    """
-    found = list(stream(corpus))
-    if not any(document.strip() for document in found):
-        raise InputError(f"The corpus {corpus} holds no text; name one that does.")
-    return found
-
-
-def stream(corpus: str) -> Iterator[str]:
-    """Documents one by one, so that a large data set is read only as far as needed."""
-    if corpus == "docstrings" or corpus.startswith("docstrings:"):
-        return iter(_docstring_documents(corpus.partition(":")[2]))
-    if corpus == "python-manual":
-        return iter(_python_manual())
-    if corpus.startswith("hf:"):
-        return _hub_documents(corpus)
-    return _file_documents(corpus)
-
-
-def _file_documents(corpus: str) -> Iterator[str]:
-    path = Path(corpus).expanduser()
-    if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.suffix in {".txt", ".md", ".rst", ".text"})
-        if not files:
-            raise InputError(f"The folder {corpus} holds no .txt, .md or .rst file.")
-    elif path.is_file():
-        files = [path]
-    else:
-        raise InputError(
-            f"There is no corpus {corpus!r}: it is no file or folder, and the built-in ones are "
-            f"docstrings, docstrings:<package> ({', '.join(DOCSTRING_PACKAGES)}) and "
-            "python-manual; a data set of the hub reads hf:name/config:split:column."
-        )
-    return (_read(file) for file in files)
-
-
-def _read(path: Path) -> str:
-    try:
-        content = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path} is not UTF-8 text (byte {error.start} cannot be decoded); convert it first."
-        ) from error
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}).") from error
-    if "\0" in content:
-        raise InputError(f"{path} is a binary file (it holds zero bytes); give a text file.")
-    return content
-
-
-def _hub_documents(corpus: str) -> Iterator[str]:
-    """`hf:owner/name[/config]:split:column`, streamed."""
-    match = re.fullmatch(r"hf:([\w.-]+(?:/[\w.-]+){0,2}):([\w.\[\]%:+-]+):([\w.-]+)", corpus)
-    if not match:
-        raise InputError(
-            f"{corpus!r} is no data set of the hub; it reads hf:name/config:split:column, for "
-            "instance hf:Salesforce/wikitext/wikitext-2-raw-v1:validation:text."
-        )
-    name, split, column = match.groups()
-    parts = name.split("/")
-    hub_id, config = ("/".join(parts[:2]), parts[2]) if len(parts) == 3 else (name, None)
-    from datasets import load_dataset
-
-    try:
-        rows = load_dataset(hub_id, config, split=split, streaming=True)
-        first = next(iter(rows))
-    except Exception as error:
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0][:160].rstrip(".")
-        raise InputError(
-            f"The data set {hub_id} (config {config}, split {split}) cannot be read ({why}); check "
-            "its name, config and split on the hub, or give a text file."
-        ) from error
-    if not isinstance(first.get(column), str):
-        raise InputError(
-            f"The data set {hub_id} has no text column {column!r}; it has {', '.join(first)}."
-        )
-    return (row[column] for row in rows if row[column].strip())
-
-
-# --------------------------------------------------------------------------------- built-in corpora
-
-
-def _python_manual() -> list[str]:
-    """The language reference that the standard library carries for `help()`."""
-    from pydoc_data.topics import topics
-
-    return [str(topics[name]).strip() for name in sorted(topics)]
-
-
-def _docstring_documents(part: str) -> list[str]:
-    """Docstrings of one package, or of all, mixed in an order that depends on their text only."""
-    if part and part not in DOCSTRING_PACKAGES:
-        raise InputError(
-            f"There is no corpus docstrings:{part}; the parts are {', '.join(DOCSTRING_PACKAGES)}."
-        )
-    seen: set[str] = set()
-    found = []
-    for package in [part] if part else sorted(DOCSTRING_PACKAGES):
-        for document in _package_documents(package):
-            paragraphs = [p for p in document.split("\n\n") if p not in seen]
-            seen.update(paragraphs)
-            if sum(map(len, paragraphs)) >= 200:
-                found.append("\n\n".join(paragraphs))
-    return sorted(found, key=lambda document: hashlib.sha256(document.encode()).digest())
-
-
-def _package_documents(package: str) -> list[str]:
-    """Prose of one package's docstrings, extracted once a version and kept in the cache."""
-    version = importlib.metadata.version(DOCSTRING_PACKAGES[package])
-    path = cache.cache_dir() / "corpora" / f"docstrings-{package}-{version}-v{_VERSION}.json"
-    with cache.locked(path.stem):
-        try:
-            return [str(document) for document in json.loads(path.read_text(encoding="utf-8"))]
-        except (OSError, ValueError):
-            found = list(_extract(package))
-            with cache.atomic_path(path) as temporary:
-                temporary.write_text(json.dumps(found), encoding="utf-8")
-            return found
-
-
-def _extract(package: str) -> Iterator[str]:
-    """Prose of the docstrings in a package's sources, read without importing it."""
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
-        raise InputError(f"The package {package} is not installed; install it or name another.")
-    root = Path(spec.origin).parent
-    for path in sorted(root.rglob("*.py")):
-        if not {"tests", "test", "testing", "_vendor"} & set(path.relative_to(root).parts):
-            yield from filter(None, map(_prose, _docstrings(path)))
-
-
-def _docstrings(path: Path) -> Iterator[str]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            tree = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError):
-        return
-    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    for node in ast.walk(tree):
-        if isinstance(node, kinds) and (found := ast.get_docstring(node)):
-            yield found
-
-
-def _prose(docstring: str) -> str:
-    """The paragraphs that read as English: no doctests, no tables, no bare signatures."""
-    paragraphs = [p.strip() for p in re.split(r"\n\s*\n", docstring)]
-    return "\n\n".join(p for p in paragraphs if _is_prose(p))
-
-
-def _is_prose(paragraph: str) -> bool:
-    if len(paragraph) < 40 or ">>>" in paragraph or not paragraph.isascii():
-        return False
-    letters = sum(c.isalpha() or c == " " for c in paragraph)
-    return letters >= 0.8 * len(" ".join(paragraph.split())) and len(paragraph.split()) >= 8
+    digest = hashlib.sha256(ids.numpy().tobytes()).hexdigest()
+    return TokenBlocks(ids, corpus, digest, sources, n_left_out)
 
 
 # ------------------------------------------------------------------------------------------- tokens
 
 
-def tokens(corpus: str, tokenizer: PreTrainedTokenizerBase, *, at_least: int) -> NDArray[np.int64]:
-    """The first tokens of a corpus ([n], n >= at_least where the text has so many).
+def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids of a text that is nothing but text: no special token comes out of it.
 
-    Documents are joined by an empty line and tokenised without special tokens, in pieces of about
-    a megabyte that end between documents, so that the first tokens of a large corpus cost no more
-    than themselves.
+    What reads like a special token, such as a literal `<|endoftext|>`, is tokenised as the
+    characters that it consists of. Tokens that were added to a vocabulary and are not special, such
+    as runs of spaces, are used. The tokenizer is left as it was.
     """
-    found: list[NDArray[np.int64]] = []
-    count = 0
-    for piece in _pieces(stream(corpus)):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            ids = tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"]
-        found.append(np.asarray(ids, dtype=np.int64))
-        count += len(ids)
-        if count >= at_least:
-            break
-    return np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if not _names_a_special_token(tokenizer, text):
+            ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        elif getattr(tokenizer, "backend_tokenizer", None) is None:
+            options = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
+            ids = tokenizer(text, **options)["input_ids"]
+        else:
+            plain = _without_special_tokens(
+                tokenizer.backend_tokenizer.to_str(), frozenset(_special_tokens(tokenizer))
+            )
+            ids = plain.encode(text, add_special_tokens=False).ids
+    return list(ids)
 
 
-def _pieces(documents: Iterable[str], size: int = 1_000_000) -> Iterator[str]:
+def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> set[str]:
+    added = tokenizer.added_tokens_decoder.values()
+    return {token.content for token in added if token.special} | set(tokenizer.all_special_tokens)
+
+
+def _names_a_special_token(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return any(token.strip().casefold() in folded for token in _special_tokens(tokenizer))
+
+
+@lru_cache(maxsize=2)
+def _without_special_tokens(serialised: str, special: frozenset[str]) -> Tokenizer:
+    """A copy of a tokenizer whose special tokens have names that occur in no text.
+
+    To split them (`split_special_tokens`) is not enough where the model itself knows them as
+    pieces, as a unigram model does.
+    """
+    made = json.loads(serialised)
+    unreachable = {token: f"\0{token}" for token in special}
+    for token in made["added_tokens"]:
+        token["content"] = unreachable.get(token["content"], token["content"])
+    model = made["model"]
+    if isinstance(model["vocab"], list):
+        model["vocab"] = [[unreachable.get(piece, piece), score] for piece, score in model["vocab"]]
+    else:
+        model["vocab"] = {unreachable.get(p, p): i for p, i in model["vocab"].items()}
+    if model.get("unk_token"):
+        model["unk_token"] = unreachable.get(model["unk_token"], model["unk_token"])
+    made |= {"post_processor": None, "truncation": None, "padding": None}
+    return Tokenizer.from_str(json.dumps(made))
+
+
+def encode_documents(
+    tokenizer: PreTrainedTokenizerBase, documents: Iterable[str]
+) -> Iterator[NDArray[np.int64]]:
+    """Token ids of documents that follow one another (see `stream`), piece by piece."""
+    for piece in _pieces(documents):
+        yield np.asarray(encode(tokenizer, "".join(piece)), dtype=np.int64)
+
+
+def _pieces(documents: Iterable[str]) -> Iterator[list[str]]:
+    """Runs of whole documents: the first of 131,072 characters, later ones of up to a million.
+
+    The sizes are fixed, so that the first tokens of a text do not depend on how many are wanted.
+    """
+    sizes = itertools.chain(_PIECES, itertools.repeat(_PIECES[-1]))
     held: list[str] = []
-    length = 0
+    length, size = 0, next(sizes)
     for document in documents:
         held.append(document)
         length += len(document)
         if length >= size:
-            yield "\n\n".join(held) + "\n\n"
-            held, length = [], 0
+            yield held
+            held, length, size = [], 0, next(sizes)
     if held:
-        yield "\n\n".join(held)
+        yield held
+
+
+# ---------------------------------------------------------------------------------- text kept apart
+
+
+def fingerprints(document: str) -> frozenset[int]:
+    """What tells a document: 64-bit hashes of it and of its paragraphs of 40 characters or more.
+
+    White space does not count. A document without an empty line counts by its lines.
+    """
+    paragraphs = re.split(r"\n\s*\n", document.strip())
+    if len(paragraphs) == 1:
+        paragraphs = document.strip().split("\n")
+    folded = (" ".join(paragraph.split()) for paragraph in paragraphs)
+    telling = {paragraph for paragraph in folded if len(paragraph) >= _TELLING}
+    return frozenset(map(_hash, telling | {" ".join(document.split())}))
+
+
+def _hash(text: str) -> int:
+    digest = hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
+def check_apart(*several: TokenBlocks) -> None:
+    """Asserts that no document or paragraph lies in two of some token blocks.
+
+    Raises:
+        InputError: two share text, or the text of one is not known.
+    """
+    for one, other in itertools.combinations(several, 2):
+        if one.sources is None or other.sources is None:
+            unknown = one if one.sources is None else other
+            raise InputError(
+                f"Of {unknown.corpus} only tokens are known, so whether it is text of its own "
+                "cannot be told: make it by corpora.blocks or corpora.parts."
+            )
+        if one.sources & other.sources:
+            raise InputError(
+                f"{one.corpus} and {other.corpus} share text, so what is chosen on one cannot be "
+                "judged on the other: make them by corpora.parts, or exclude one from the other."
+            )
+
+
+def _avoided(exclude: Iterable[TokenBlocks | Set[int]]) -> Set[int]:
+    found: set[int] = set()
+    for other in exclude:
+        sources = other.sources if isinstance(other, TokenBlocks) else other
+        if sources is None:
+            raise InputError(
+                f"Of {getattr(other, 'corpus', 'a corpus')} only tokens are known, so its text "
+                "cannot be left out: make it by corpora.blocks."
+            )
+        found |= sources
+    return found
+
+
+def _apart_from(avoided: Set[int], documents: Iterable[str]) -> Iterator[str]:
+    """Documents, with nothing in place of those that share text with what is to be avoided."""
+    left_out = kept = False
+    for document in documents:
+        if avoided and document.strip() and fingerprints(document) & avoided:
+            left_out = True
+            yield ""
+        else:
+            yield document if kept or not left_out else document.lstrip()
+            kept = True
+
+
+# ------------------------------------------------------------------------------------------- blocks
 
 
 def blocks(
@@ -295,15 +248,45 @@ def blocks(
     n_positions: int = 16384,
     sequence_length: int = 256,
     context_length: int | None = None,
+    exclude: Iterable[TokenBlocks | Set[int]] = (),
 ) -> TokenBlocks:
     """The first `n_positions / sequence_length` blocks of a corpus.
 
     Args:
         context_length: the model's; a longer `sequence_length` is refused.
+        exclude: other blocks, or fingerprints; documents that share a paragraph with them are
+            passed over.
 
     Raises:
         InputError: no such corpus, no text, too short for one block, or impossible sizes.
     """
+    _check_sizes(n_positions, sequence_length, context_length)
+    wanted = n_positions // sequence_length * sequence_length
+    ids, sources, n_left_out = _first_tokens(corpus, tokenizer, wanted, _avoided(exclude))
+    beside = (
+        f" beside the {n_left_out} documents that are left out, as they share text with what is "
+        "used already"
+        if n_left_out
+        else ""
+    )
+    if not len(ids):
+        raise InputError(f"The corpus {corpus} holds no text{beside}; name one that does.")
+    if len(ids) < sequence_length:
+        raise InputError(
+            f"The corpus {corpus} has {len(ids)} tokens{beside}, too few for one block of "
+            f"{sequence_length}; give a longer text or a smaller sequence_length."
+        )
+    return from_ids(
+        _shaped(ids, sequence_length), corpus=label(corpus), sources=sources, n_left_out=n_left_out
+    )
+
+
+def _shaped(ids: NDArray[np.int64], sequence_length: int) -> Tensor:
+    count = len(ids) // sequence_length
+    return torch.from_numpy(ids[: count * sequence_length].reshape(count, sequence_length))
+
+
+def _check_sizes(n_positions: int, sequence_length: int, context_length: int | None) -> None:
     if sequence_length < 2 or n_positions < sequence_length:
         raise InputError(
             f"n_positions ({n_positions}) must be at least sequence_length ({sequence_length}), "
@@ -314,21 +297,134 @@ def blocks(
             f"sequence_length {sequence_length} is longer than the model's context of "
             f"{context_length}; give {context_length} or less."
         )
-    wanted = n_positions // sequence_length * sequence_length
-    ids = tokens(corpus, tokenizer, at_least=wanted)
-    if not len(ids):
+
+
+def _first_tokens(
+    corpus: str, tokenizer: PreTrainedTokenizerBase, wanted: int, avoided: Set[int]
+) -> tuple[NDArray[np.int64], frozenset[int], int]:
+    """The first tokens ([n], n <= wanted), fingerprints of their documents, number left out."""
+    found: list[NDArray[np.int64]] = []
+    sources: set[int] = set()
+    count = n_left_out = 0
+    for piece in _pieces(_apart_from(avoided, stream(corpus))):
+        ids = np.asarray(encode(tokenizer, "".join(piece)), dtype=np.int64)
+        if count + len(ids) > wanted:
+            piece = piece[: _n_touched(tokenizer, piece, wanted - count)]
+        sources.update(*map(fingerprints, filter(str.strip, piece)))
+        n_left_out += piece.count("")
+        found.append(ids[: wanted - count])
+        count += len(found[-1])
+        if count >= wanted:
+            break
+    ids = np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
+    return ids, frozenset(sources), n_left_out
+
+
+def _n_touched(tokenizer: PreTrainedTokenizerBase, piece: list[str], n: int) -> int:
+    """How many documents of a piece its first `n` tokens touch.
+
+    A text that is cut off can have a token less at its end than within the piece, so two more
+    tokens count as touched: rather a document too many than one too few.
+    """
+    ends = list(itertools.accumulate(map(len, piece)))
+    whole = "".join(piece)
+    return 1 + bisect.bisect_left(ends, n + 2, key=lambda end: len(encode(tokenizer, whole[:end])))
+
+
+def parts(
+    corpus: str,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    sizes: Sequence[int],
+    sequence_length: int = 256,
+    context_length: int | None = None,
+    exclude: Iterable[TokenBlocks | Set[int]] = (),
+) -> list[TokenBlocks]:
+    """Consecutive parts of a corpus that share no document and no paragraph.
+
+    The first part is what `blocks` gives. Where the text is too short for all, the parts become
+    smaller in proportion, and each keeps at least one block.
+
+    Args:
+        sizes: positions of each part; fewer than one block count as one.
+        exclude: see `blocks`; for all parts.
+
+    Raises:
+        InputError: see `blocks`; or the corpus cannot be divided into so many parts.
+    """
+    given = list(exclude)
+    share = 1.0
+    while True:
+        counts = [max(1, int(share * size) // sequence_length) for size in sizes]
+        found = _consecutive(corpus, tokenizer, counts, sequence_length, context_length, given)
+        if [len(part.ids) for part in found] == counts:
+            return found
+        if max(counts) == 1:
+            raise InputError(
+                f"The text of {label(corpus)} is too short for {len(sizes)} parts of different "
+                f"documents, each of {sequence_length} tokens or more; give a longer text, or "
+                "one file, of which paragraphs count as documents."
+            )
+        share *= 0.9
+
+
+def _consecutive(
+    corpus: str,
+    tokenizer: PreTrainedTokenizerBase,
+    counts: Sequence[int],
+    sequence_length: int,
+    context_length: int | None,
+    exclude: Sequence[TokenBlocks | Set[int]],
+) -> list[TokenBlocks]:
+    """Parts of so many blocks each, as many as the text has."""
+    found: list[TokenBlocks] = []
+    for count in counts:
+        wanted = count * sequence_length
+        sizes = {"n_positions": wanted, "sequence_length": sequence_length}
+        if not found:
+            first = blocks(
+                corpus, tokenizer, **sizes, context_length=context_length, exclude=exclude
+            )
+            found.append(first)
+            continue
+        avoided = _avoided([*exclude, *found])
+        ids, sources, n_left_out = _first_tokens(corpus, tokenizer, wanted, avoided)
+        if len(ids) < sequence_length:
+            break
+        name = f"{label(corpus)}, part {len(found) + 1}"
+        shaped = _shaped(ids, sequence_length)
+        found.append(from_ids(shaped, corpus=name, sources=sources, n_left_out=n_left_out))
+    return found
+
+
+# ------------------------------------------------------------------------------------------- counts
+
+
+def token_counts(
+    corpus: str, tokenizer: PreTrainedTokenizerBase, n_rows: int, *, limit: int = COUNT_LIMIT
+) -> NDArray[np.int64]:
+    """How often each token occurs in a corpus: [n_rows] int64, indexed by token id.
+
+    Args:
+        n_rows: V, rows of the output embedding.
+        limit: tokens after which counting stops; where the sum is the limit, it did.
+
+    Raises:
+        InputError: no such corpus, no text, or a tokenizer with more tokens than rows.
+    """
+    counts = np.zeros(n_rows, dtype=np.int64)
+    left = limit
+    for ids in encode_documents(tokenizer, stream(corpus)):
+        found = np.bincount(ids[:left], minlength=n_rows)
+        if len(found) > n_rows:
+            raise InputError(
+                f"The tokenizer makes a token {len(found) - 1} of the corpus {corpus}, and the "
+                f"model has {n_rows} rows: it is the tokenizer of another model."
+            )
+        counts += found
+        left -= len(ids[:left])
+        if not left:
+            break
+    if left == limit:
         raise InputError(f"The corpus {corpus} holds no text; name one that does.")
-    if len(ids) < sequence_length:
-        raise InputError(
-            f"The corpus {corpus} has {len(ids)} tokens, too few for one block of "
-            f"{sequence_length}; give a longer text or a smaller sequence_length."
-        )
-    count = min(wanted, len(ids)) // sequence_length
-    shaped = torch.from_numpy(ids[: count * sequence_length].reshape(count, sequence_length))
-    return from_ids(shaped, corpus=label(corpus))
-
-
-def token_counts(corpus: str, tokenizer: PreTrainedTokenizerBase, n_rows: int) -> NDArray[np.int64]:
-    """How often each token occurs in the whole corpus: [n_rows] int64, indexed by token id."""
-    ids = tokens(corpus, tokenizer, at_least=2**62)
-    return np.bincount(ids, minlength=n_rows)[:n_rows].astype(np.int64)
+    return counts

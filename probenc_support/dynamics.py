@@ -101,7 +101,10 @@ def _counts(run: TrainingRun, source: str, n_rows: int) -> tuple[NDArray[np.int6
         return read_counts(path, n_rows), "the text that the model was trained on, exactly"
     if source.endswith(".npy"):
         return read_counts(Path(source).expanduser(), n_rows), f"the table {Path(source).name}"
-    return corpora.token_counts(source, run.tokenizer(), n_rows), f"the corpus {source}"
+    limit = corpora.COUNT_LIMIT
+    counts = corpora.token_counts(source, run.tokenizer(), n_rows, limit=limit)
+    first = f"the first {limit:,} tokens of " if counts.sum() == limit else ""
+    return counts, f"{first}the corpus {corpora.label(source)}"
 
 
 def read_counts(path: Path, n_rows: int) -> NDArray[np.int64]:
@@ -512,23 +515,23 @@ def text_for(
 ) -> TokenBlocks:
     """Blocks of a corpus to judge a run by.
 
-    Of the corpus that a model was trained on here, the blocks that were left out of training (in
-    the length in which they were left out); of any other, its beginning.
+    Of a model that was trained here, no document that shares a paragraph with its training text is
+    taken: of that text itself, what was held out, and what lies after it. Blocks are no longer than
+    those that it was trained on.
+
+    Raises:
+        InputError: see `corpora.blocks`; or it is not known on what the model was trained.
     """
-    held_out = _held_out(run, corpus, n_positions)
-    return held_out or corpora.blocks(
-        corpus, run.tokenizer(), n_positions=n_positions, sequence_length=sequence_length
-    )
-
-
-def _held_out(run: TrainingRun, corpus: str, n_positions: int) -> TokenBlocks | None:
     record = checkpoints.record(run)
-    path = Path(run.source) / "held_out.npy"
-    if not record or record["corpus"] != corpus or not path.is_file():
-        return None
-    ids = torch.from_numpy(np.load(path, allow_pickle=False))
-    count = max(1, min(len(ids), n_positions // ids.shape[1]))
-    return corpora.from_ids(ids[:count], corpus=f"{corpus}, held out")
+    if record:
+        sequence_length = min(sequence_length, record["recipe"]["sequence_length"])
+    return corpora.blocks(
+        corpus,
+        run.tokenizer(),
+        n_positions=n_positions,
+        sequence_length=sequence_length,
+        exclude=[training.sources(Path(run.source))] if record else [],
+    )
 
 
 # --------------------------------------------------------------------------------------- emergence

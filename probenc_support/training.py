@@ -32,10 +32,15 @@ from probenc_support import cache, corpora, loading
 from probenc_support.errors import InputError
 
 END_OF_TEXT = "<|endoftext|>"
-"""Token 0. It never occurs in the training text, as documents are joined by an empty line."""
+"""Token 0. It never occurs in the training text, as documents are joined by an empty line, and what
+reads like it there is tokenised as text."""
 
 HELD_OUT_EVERY = 50
-"""One block of text in so many is never trained on, and measures the loss."""
+"""One document in so many is never trained on, nor is the tokenizer: it can measure the loss."""
+
+_VERSION = 2
+"""Raise it when a model is trained on other text or in another way, so that none from before is
+taken for it. From 2 on, whole documents are held out."""
 
 _CHARACTERS_PER_TOKEN = 6
 """Text read for each token that a run trains on; a byte-level BPE makes tokens of about 4."""
@@ -106,8 +111,8 @@ class Text:
     tokenizer: PreTrainedTokenizerFast
     train: NDArray[np.int64]
     """[n_train, T] blocks that are trained on."""
-    held_out: NDArray[np.int64]
-    """[n_held_out, T] blocks that are not: one in `HELD_OUT_EVERY`."""
+    sources: frozenset[int]
+    """Fingerprints of the documents that they and the tokenizer are made of."""
 
     def order(self, recipe: Recipe, seed: int, step: int) -> NDArray[np.int64]:
         """[batch_size] rows of `train` for the step after `step`: a new permutation an epoch.
@@ -166,44 +171,81 @@ def _documents(corpus: str, characters: int) -> list[str]:
 def _hash(documents: list[str]) -> str:
     digest = hashlib.sha256()
     for document in documents:
-        digest.update(document.encode() + b"\0")
+        digest.update(document.encode(errors="surrogatepass") + b"\0")
     return digest.hexdigest()
 
 
 def prepare(recipe: Recipe, corpus: str = "docstrings") -> Text:
     """Reads a corpus, trains the tokenizer on it and cuts it into blocks; kept in the cache.
 
+    One document in `HELD_OUT_EVERY` takes part in neither.
+
     Raises:
         InputError: no such corpus, or too little text for one batch.
     """
     documents = _documents(corpus, recipe.tokens * _CHARACTERS_PER_TOKEN)
     digest = _hash(documents)
-    key = f"text-{digest[:12]}-{recipe.vocabulary}-{recipe.sequence_length}-{recipe.tokens}"
+    sizes = f"{recipe.vocabulary}-{recipe.sequence_length}-{recipe.tokens}"
+    key = f"text-{digest[:12]}-{sizes}-v{_VERSION}"
     folder = cache.cache_dir() / "training" / key
     with cache.locked(key):
         if not folder.is_dir():
             with cache.atomic_path(folder) as temporary:
-                _write_text(temporary, documents, recipe, corpus)
+                _write_text(temporary, _not_held_out(documents), recipe, corpus)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     blocks = np.load(folder / "blocks.npy").astype(np.int64)
-    held_out = np.arange(len(blocks)) % HELD_OUT_EVERY == 0
-    return Text(corpus, digest, tokenizer, blocks[~held_out], blocks[held_out])
+    return Text(corpus, digest, tokenizer, blocks, _read_sources(folder))
+
+
+def _not_held_out(documents: list[str]) -> list[str]:
+    return [d for place, d in enumerate(documents) if place % HELD_OUT_EVERY]
 
 
 def _write_text(folder: Path, documents: list[str], recipe: Recipe, corpus: str) -> None:
     tokenizer = train_tokenizer(documents, recipe.vocabulary)
-    ids = tokenizer("\n\n".join(documents), add_special_tokens=False, verbose=False)["input_ids"]
-    # Held-out blocks come on top of what the run reads.
-    wanted = recipe.tokens * HELD_OUT_EVERY // (HELD_OUT_EVERY - 1) // recipe.sequence_length + 1
-    count = min(wanted, len(ids) // recipe.sequence_length)
+    ids = _first_tokens(tokenizer, documents, recipe.tokens + recipe.sequence_length)
+    count = len(ids) // recipe.sequence_length
     if count < 2 * max(recipe.batch_size, 2):
         raise InputError(
-            f"The corpus {corpus} has {len(ids)} tokens, too few to train {recipe.name} on: give "
-            f"at least {2 * max(recipe.batch_size, 2) * recipe.sequence_length}."
+            f"The corpus {corpus} has {len(ids)} tokens beside what is held out, too few to train "
+            f"{recipe.name} on: give at least {2 * max(recipe.batch_size, 2)} blocks of "
+            f"{recipe.sequence_length}."
         )
-    blocks = np.array(ids[: count * recipe.sequence_length], dtype=np.int32)
+    blocks = ids[: count * recipe.sequence_length].astype(np.int32)
     tokenizer.save_pretrained(folder)
     np.save(folder / "blocks.npy", blocks.reshape(count, recipe.sequence_length))
+    sources = frozenset().union(*map(corpora.fingerprints, documents))
+    np.save(folder / "sources.npy", np.array(sorted(sources), dtype=np.uint64))
+
+
+def _first_tokens(
+    tokenizer: PreTrainedTokenizerFast, documents: list[str], wanted: int
+) -> NDArray[np.int64]:
+    found, count = [], 0
+    for ids in corpora.encode_documents(tokenizer, documents):
+        found.append(ids)
+        count += len(ids)
+        if count >= wanted:
+            break
+    return np.concatenate([*found, np.zeros(0, dtype=np.int64)])[:wanted]
+
+
+def _read_sources(folder: Path) -> frozenset[int]:
+    return frozenset(np.load(folder / "sources.npy", allow_pickle=False).tolist())
+
+
+def sources(folder: Path) -> frozenset[int]:
+    """Fingerprints of the documents that a complete run here was trained on.
+
+    Raises:
+        InputError: the run was made before whole documents were held out.
+    """
+    if not (folder / "sources.npy").is_file():
+        raise InputError(
+            f"{folder} was trained by an earlier version, which does not tell what text it was "
+            "trained on: train it again, or read its embeddings only (embedding_only)."
+        )
+    return _read_sources(folder)
 
 
 # -------------------------------------------------------------------------------------------- model
@@ -353,7 +395,7 @@ class _Run:
         seen = [self.text.counts(self.recipe, self.seed, s) for s in self.recipe.checkpoints]
         self._save("token_counts", seen[-1])
         self._save("token_counts_by_checkpoint", np.stack(seen))
-        self._save("held_out", self.text.held_out)
+        self._save("sources", np.array(sorted(self.text.sources), dtype=np.uint64))
         record = {
             "recipe": asdict(self.recipe),
             "seed": self.seed,
@@ -372,7 +414,7 @@ class _Run:
             path.write_text(json.dumps(record), encoding="utf-8")
         (self.folder / "state.pt").unlink(missing_ok=True)
 
-    def _save(self, name: str, table: NDArray[np.int64]) -> None:
+    def _save(self, name: str, table: NDArray[Any]) -> None:
         with cache.atomic_path(self.folder / f"{name}.npy") as path:
             np.save(path, table)
 
@@ -407,7 +449,8 @@ def train(
     processor), but not on interruptions: a run that was killed at any step and started again ends
     with the same weights. Beside the checkpoints `step<n>` lie `training.json` (the record, losses
     included), `token_counts.npy` ([V], exact), the same up to each checkpoint
-    (`token_counts_by_checkpoint.npy`, [n_checkpoints, V]) and `held_out.npy` ([n, T] token ids).
+    (`token_counts_by_checkpoint.npy`, [n_checkpoints, V]) and fingerprints of the documents that
+    were trained on (`sources.npy`, see `corpora.fingerprints`).
 
     Args:
         recipe: one of `RECIPES`, or one's own.
@@ -453,15 +496,15 @@ def _to_the_end(run: _Run, progress: bool) -> None:
 
 def _check_same(folder: Path, recipe: Recipe, text: Text, seed: int) -> None:
     """A folder belongs to one run: resuming another one in it would mix two models."""
-    mine = {"recipe": asdict(recipe), "text": text.hash, "seed": seed}
+    mine = {"recipe": asdict(recipe), "text": text.hash, "seed": seed, "version": _VERSION}
     path = folder / "recipe.json"
     if not path.is_file():
         with cache.atomic_path(path) as temporary:
             temporary.write_text(json.dumps(mine), encoding="utf-8")
     if json.loads(path.read_text(encoding="utf-8")) != mine:
         raise InputError(
-            f"{folder} holds another training run (its recipe, text or seed differs): name "
-            "another folder, or remove it."
+            f"{folder} holds another training run (its recipe, text or seed differs, or it was "
+            "made by another version): name another folder, or remove it."
         )
 
 
@@ -504,7 +547,7 @@ def trained(name: str, *, seed: int = 0, corpus: str = "docstrings", device: str
     """
     recipe = named(name)
     digest = _hash(_documents(corpus, recipe.tokens * _CHARACTERS_PER_TOKEN))
-    settings = json.dumps(asdict(recipe), sort_keys=True) + digest
+    settings = json.dumps(asdict(recipe), sort_keys=True) + digest + f"v{_VERSION}"
     key = hashlib.sha256(settings.encode()).hexdigest()[:12]
     folder = cache.cache_dir() / "training" / f"{name}-seed{seed}-{key}"
     if (folder / "training.json").is_file():

@@ -1,6 +1,11 @@
 """Text to blocks: the definition, its errors, and the built-in corpora."""
 
+import itertools
+import json
+import os
 import sys
+from collections.abc import Callable, Iterator
+from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,10 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
-from hypothesis import given, settings
+import torch
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
-from probenc_support import corpora
+from probenc_support import corpora, texts
 from probenc_support.errors import InputError
 
 TOKENIZER = tiny.tokenizer()
@@ -50,19 +58,436 @@ def test_token_counts_sum_to_the_tokens_of_the_text(text_file: Path) -> None:
     assert np.array_equal(counts, np.bincount(ids, minlength=tiny.VOCABULARY + 5))
 
 
-@settings(max_examples=25, deadline=None)
-@given(
-    st.lists(st.text("ab c\n", min_size=1, max_size=9), min_size=1, max_size=20),
-    st.integers(1, 30),
+# ------------------------------------------------------------------------------- pieces and windows
+
+
+@pytest.fixture
+def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Text is read and tokenised in small windows, so that little text has many."""
+    monkeypatch.setattr(texts, "_WINDOW", 64)
+    monkeypatch.setattr(texts, "_PARAGRAPH", 16)
+    monkeypatch.setattr(corpora, "_PIECES", (64, 128, 256))
+
+
+SCRAPS = st.lists(
+    st.sampled_from(["ab", "c", " ", "\n", "\n\n", "x" * 200, "de fg. "]), max_size=150
 )
-def test_pieces_end_between_documents_and_lose_nothing(documents: list[str], size: int) -> None:
-    assert "".join(corpora._pieces(documents, size)).strip() == "\n\n".join(documents).strip()
+
+
+@given(SCRAPS)
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+def test_documents_of_a_file_are_its_text(
+    small_windows: None, tmp_path: Path, scraps: list[str]
+) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text("".join(scraps))
+    found = list(corpora.stream(str(path)))
+    assert "".join(found) == "".join(scraps)
+    assert all(len(document) <= 2 * 64 for document in found)
+
+
+@given(SCRAPS, SCRAPS)
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+def test_documents_do_not_depend_on_what_follows(
+    small_windows: None, tmp_path: Path, first: list[str], more: list[str]
+) -> None:
+    """All but the last two windows."""
+    ends = []
+    for name, scraps in (("short.txt", first), ("long.txt", first + more)):
+        (tmp_path / name).write_text("".join(scraps))
+        lengths = map(len, corpora.stream(str(tmp_path / name)))
+        ends.append(list(itertools.accumulate(lengths)))
+    settled = len("".join(first)) - 4 * 64
+    assert [e for e in ends[0] if e <= settled] == [e for e in ends[1] if e <= settled]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "data set"])
+def test_first_tokens_do_not_depend_on_how_many_are_wanted(
+    small_windows: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    documents = tiny.prose()[:20_000].split("\n\n")
+    corpus = _corpus_of(kind, documents, tmp_path, monkeypatch)
+    sizes = {"sequence_length": 16}
+    whole = corpora.blocks(corpus, TOKENIZER, n_positions=10**6, **sizes)
+    for n in (16, 160, 1600, 3200):
+        part = corpora.blocks(corpus, TOKENIZER, n_positions=n, **sizes)
+        assert torch.equal(part.ids, whole.ids[: n // 16])
+        assert part.sources is not None
+        assert whole.sources is not None
+        assert part.sources < whole.sources
+
+
+def _corpus_of(
+    kind: str, documents: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> str:
+    """The name of a corpus of some documents."""
+    if kind == "data set":
+        _rows(monkeypatch, [{"text": document} for document in documents])
+        return "hf:owner/name:train:text"
+    if kind == "file":
+        (folder / "text.txt").write_text("\n\n".join(documents))
+        return str(folder / "text.txt")
+    for i, document in enumerate(documents):
+        (folder / f"{i:05}.txt").write_text(document)
+    return str(folder)
+
+
+@pytest.mark.parametrize("between", ["\n\n", "\n", " "])
+def test_few_tokens_of_a_large_file_cost_little(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, between: str
+) -> None:
+    """huggingface/tokenizers#1847: what was tokenised at once was the whole file."""
+    path = tmp_path / "large.txt"
+    path.write_text(" ".join(tiny.prose().split())[:50_000].replace(". ", f".{between}") * 200)
+    lengths = []
+    encode = corpora.encode
+    monkeypatch.setattr(
+        corpora, "encode", lambda t, text: lengths.append(len(text)) or encode(t, text)
+    )
+    corpora.blocks(str(path), TOKENIZER, n_positions=1024)
+    assert path.stat().st_size > 8_000_000
+    assert max(lengths) < 300_000
+    assert sum(lengths) < 20 * 300_000
+
+
+# ------------------------------------------------------------------------------ text as it is saved
+
+
+def _same_tokens(one: str, other: str) -> bool:
+    first, second = (
+        corpora.blocks(c, TOKENIZER, n_positions=10**5, sequence_length=8) for c in (one, other)
+    )
+    return first.hash == second.hash
+
+
+@pytest.mark.parametrize("saved", ["mark", "CRLF", "CR", "mark and CRLF", "two files in one"])
+@pytest.mark.parametrize("kind", ["file", "folder", "data set"])
+def test_marks_and_line_ends_of_an_editor_change_no_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, saved: str
+) -> None:
+    lines = tiny.prose()[:3000]
+    halves = [lines[:1500], lines[1500:]]
+    as_saved = {
+        "mark": lambda half: "\ufeff" + half,
+        "CRLF": lambda half: half.replace("\n", "\r\n"),
+        "CR": lambda half: half.replace("\n", "\r"),
+        "mark and CRLF": lambda half: "\ufeff" + half.replace("\n", "\r\n"),
+        "two files in one": lambda half: half[:700] + "\ufeff" + half[700:],
+    }[saved]
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    wanted = _corpus_of("folder", halves, plain, monkeypatch)
+    changed = list(map(as_saved, halves))
+    if kind == "data set":
+        _rows(monkeypatch, [{"text": half} for half in changed])
+        assert _same_tokens(wanted, "hf:owner/name:train:text")
+        return
+    other = tmp_path / "other"
+    other.mkdir()
+    if kind == "file":
+        text = "\n\n".join(changed)
+        (other / "one.txt").write_bytes(text.encode())
+    else:
+        for i, half in enumerate(changed):
+            (other / f"{i}.txt").write_bytes(half.encode())
+    assert _same_tokens(wanted, str(other))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32"])
+def test_wide_encodings_are_refused_by_name(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "wide.txt"
+    path.write_bytes("Some text, saved as Unicode.".encode(encoding))
+    named = "binary" if encoding == "utf-16-le" else encoding.upper()
+    with pytest.raises(InputError, match=named):
+        corpora.text(str(path))
+
+
+# --------------------------------------------------------------------------- literal special tokens
+
+
+def _byte_level() -> PreTrainedTokenizerFast:
+    return deepcopy(tiny.tokenizer())
+
+
+def _metaspace(model: Any, trainer: Any) -> PreTrainedTokenizerFast:
+    """A tokenizer that marks spaces, and prepends one, as sentencepiece does."""
+    made = Tokenizer(model)
+    made.pre_tokenizer = pre_tokenizers.Metaspace()
+    made.decoder = decoders.Metaspace()
+    made.train_from_iterator([tiny.prose()], trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    )
+
+
+_OPTIONS: dict[str, Any] = {
+    "vocab_size": 400,
+    "special_tokens": ["<unk>", "<s>", "</s>"],
+    "show_progress": False,
+}
+STYLES: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
+    "byte-level BPE": _byte_level,
+    "sentencepiece BPE": lambda: _metaspace(
+        models.BPE(unk_token="<unk>"), trainers.BpeTrainer(**_OPTIONS)
+    ),
+    "unigram": lambda: _metaspace(
+        models.Unigram(), trainers.UnigramTrainer(unk_token="<unk>", **_OPTIONS)
+    ),
+}
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_a_literal_special_token_in_a_text_stays_text(style: str) -> None:
+    tokenizer = STYLES[style]()
+    tokenizer.add_tokens([AddedToken("<name>", special=False)])
+    special = set(tokenizer.all_special_ids)
+    before = tokenizer.backend_tokenizer.to_str()
+    for literal in tokenizer.all_special_tokens:
+        text = f"the value {literal} and{literal}the <name> {literal}"
+        ids = corpora.encode(tokenizer, text)
+        assert special & set(tokenizer(text, add_special_tokens=False)["input_ids"]), "the control"
+        assert not special & set(ids)
+        assert tokenizer.decode(ids, clean_up_tokenization_spaces=False).strip() == text
+        assert tokenizer.convert_tokens_to_ids("<name>") in ids, "added, and not special"
+    assert tokenizer.backend_tokenizer.to_str() == before
+    assert not tokenizer.backend_tokenizer.encode_special_tokens, "nothing is left behind"
+    assert special & set(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def test_a_literal_special_token_stays_text_for_a_tokenizer_in_python() -> None:
+    tokenizer = ByT5Tokenizer()
+    text = "the value </s> and</s>the"
+    ids = corpora.encode(tokenizer, text)
+    assert tokenizer.eos_token_id in tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert tokenizer.eos_token_id not in ids
+    assert tokenizer.decode(ids) == text
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_text_without_special_tokens_is_encoded_as_ever(style: str) -> None:
+    tokenizer = STYLES[style]()
+    text = tiny.prose()[:5000]
+    wanted = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert corpora.encode(tokenizer, text) == wanted
+    copied = corpora._without_special_tokens(
+        tokenizer.backend_tokenizer.to_str(), frozenset(tokenizer.all_special_tokens)
+    )
+    assert copied.encode(text, add_special_tokens=False).ids == wanted
+
+
+def test_blocks_and_counts_hold_no_special_token(text_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "literal.txt"
+    path.write_text(text_file.read_text()[:5000].replace("the", "<|endoftext|>"))
+    blocks = corpora.blocks(str(path), TOKENIZER, n_positions=2048, sequence_length=16)
+    assert TOKENIZER.eos_token_id not in blocks.ids
+    counts = corpora.token_counts(str(path), TOKENIZER, tiny.VOCABULARY)
+    assert counts[TOKENIZER.eos_token_id] == 0
+
+
+# ---------------------------------------------------------------------------------- text kept apart
+
+
+def _paragraphs(blocks: corpora.TokenBlocks) -> set[str]:
+    """Paragraphs of 40 characters or more that lie whole in some blocks."""
+    text = TOKENIZER.decode(blocks.ids.ravel(), clean_up_tokenization_spaces=False)
+    folded = (" ".join(paragraph.split()) for paragraph in text.split("\n\n")[1:-1])
+    return {paragraph for paragraph in folded if len(paragraph) >= 40}
+
+
+def _share(one: corpora.TokenBlocks, other: corpora.TokenBlocks) -> bool:
+    return bool(_paragraphs(one) & _paragraphs(other))
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "data set"])
+def test_parts_share_no_paragraph_and_the_first_is_the_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    documents = [d for d in tiny.prose().split("\n\n") if d.strip()]
+    # Every third document comes again, later and beside something else.
+    again = [d + "\n\nSomething else that is long enough to tell." for d in documents[::3]]
+    corpus = _corpus_of(kind, documents + again, tmp_path, monkeypatch)
+    sizes = {"sequence_length": 32}
+    found = corpora.parts(corpus, TOKENIZER, sizes=[8000, 2000, 1000], **sizes)
+    assert [len(part.ids) for part in found] == [250, 62, 31]
+    corpora.check_apart(*found)
+    for one, other in itertools.combinations(found, 2):
+        assert not _share(one, other)
+    first = corpora.blocks(corpus, TOKENIZER, n_positions=8000, **sizes)
+    assert torch.equal(found[0].ids, first.ids)
+    assert all(len(_paragraphs(part)) > 3 for part in found)
+
+
+def test_the_document_in_which_a_part_ends_belongs_to_it_to_its_end(tmp_path: Path) -> None:
+    """The rest of it is not text of another part, though the part has no token of it."""
+    documents = [f"Document {i} begins. {tiny.prose()[99 * i : 99 * i + 900]}" for i in range(9)]
+    for i, document in enumerate(documents):
+        (tmp_path / f"{i}.txt").write_text(document.replace("\n", " "))
+    first, second = corpora.parts(str(tmp_path), TOKENIZER, sizes=[576, 576], sequence_length=32)
+    ends_in = TOKENIZER.decode(first.ids.ravel()).count("begins.")
+    assert TOKENIZER.decode(second.ids.ravel()).startswith(f"Document {ends_in} ")
+
+
+def test_parts_become_smaller_where_text_is_short(tmp_path: Path) -> None:
+    path = tmp_path / "short.txt"
+    path.write_text(tiny.prose()[:8000])
+    sizes = [16384, 4096, 1024]
+    found = corpora.parts(str(path), TOKENIZER, sizes=sizes, sequence_length=16)
+    corpora.check_apart(*found)
+    lengths = [part.n_positions for part in found]
+    whole = corpora.blocks(str(path), TOKENIZER, sequence_length=16).n_positions
+    assert 0.5 * whole < sum(lengths) < whole
+    assert lengths[0] / lengths[1] == pytest.approx(4, rel=0.2)
+    assert lengths[1] / lengths[2] == pytest.approx(4, rel=0.3)
+
+
+@pytest.mark.parametrize("between", ["\n\n", "\n", " "])
+def test_a_single_file_can_be_divided_whatever_its_lines(tmp_path: Path, between: str) -> None:
+    path = tmp_path / "one.txt"
+    path.write_text(" ".join(tiny.prose().split()).replace(". ", f".{between}"))
+    found = corpora.parts(str(path), TOKENIZER, sizes=[4096, 1024], sequence_length=32)
+    assert [part.n_positions for part in found] == [4096, 1024]
+    corpora.check_apart(*found)
+
+
+def test_text_that_cannot_be_divided_is_refused(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.txt").write_text(" ".join(tiny.prose().split())[:4000])
+    with pytest.raises(InputError, match="too short for 3 parts of different documents"):
+        corpora.parts(str(tmp_path), TOKENIZER, sizes=[512] * 3, sequence_length=32)
+
+
+def test_excluded_text_is_left_out_also_from_another_corpus(
+    text_file: Path, tmp_path: Path
+) -> None:
+    sizes = {"n_positions": 2048, "sequence_length": 32}
+    first = corpora.blocks(str(text_file), TOKENIZER, **sizes)
+    copy = tmp_path / "copy.txt"
+    copy.write_text("Something before it.\r\n\r\n" + text_file.read_text())
+    assert _share(first, corpora.blocks(str(copy), TOKENIZER, **sizes)), "the control"
+    other = corpora.blocks(str(copy), TOKENIZER, exclude=[first], **sizes)
+    assert not _share(first, other)
+    assert other.n_left_out > 3
+    with pytest.raises(InputError, match="share text, so what is chosen"):
+        corpora.check_apart(first, corpora.blocks(str(copy), TOKENIZER, **sizes))
+    corpora.check_apart(first, other)
+    with pytest.raises(InputError, match="only tokens are known"):
+        corpora.check_apart(first, corpora.from_ids(first.ids, corpus="random"))
+    everything = corpora.blocks(str(text_file), TOKENIZER, n_positions=10**6, sequence_length=32)
+    whole = corpora.fingerprints(text_file.read_text())
+    with pytest.raises(InputError, match="documents that are left out"):
+        corpora.blocks(str(text_file), TOKENIZER, exclude=[everything, whole], **sizes)
+
+
+@pytest.mark.parametrize(
+    ("notebook", "cell", "parameters"),
+    [
+        ("03_steering", "cell-04", {"corpus": "docstrings", "eval_corpus": "python-manual"}),
+        ("03_steering", "cell-04", {"corpus": "docstrings:scipy", "eval_corpus": "docstrings"}),
+        ("03_steering", "cell-04", {"corpus": "python-manual", "eval_corpus": "python-manual"}),
+        ("04_pruning", "cell-05", {"corpus": "docstrings", "tuning_positions": 2048}),
+        ("04_pruning", "cell-05", {"corpus": "python-manual", "tuning_positions": 0}),
+    ],
+)
+def test_notebooks_judge_on_text_on_which_nothing_was_chosen(
+    notebook: str, cell: str, parameters: dict[str, Any]
+) -> None:
+    """Runs the cell in which a notebook takes its text, up to the first pass of the model."""
+    path = Path(__file__).parents[1] / "notebooks" / f"{notebook}.ipynb"
+    cells = {c["id"]: "".join(c["source"]) for c in json.loads(path.read_text())["cells"]}
+    given: dict[str, Any] = {}
+    exec(cells["cell-01"], given)
+    own = SimpleNamespace(**given | parameters, own=given | parameters)
+    lm = SimpleNamespace(tokenizer=TOKENIZER, context_length=1024)
+    text_only = cells[cell].split("corpora.check_apart")[0].split("dtype=p.dtype)\n", 1)[1]
+    names = {"p": own, "lm": lm, "corpora": corpora}
+    exec(text_only, names)
+    found = names["apart"]
+    assert isinstance(found, list)
+    wanted = 3 + bool(own.own.get("tuning_positions")) + len(given.get("calibration_corpora", []))
+    assert len(found) == wanted
+    for one, other in itertools.combinations(found, 2):
+        assert not _share(one, other), (one.corpus, other.corpus)
+    assert all(_paragraphs(part) for part in found)
+
+
+# ------------------------------------------------------------------------------------------ corpora
 
 
 def test_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
     for name, content in (("b.txt", "second"), ("a.md", "first"), ("c.json", "no text")):
         (tmp_path / name).write_text(content)
     assert corpora.documents(str(tmp_path)) == ["first", "second"]
+
+
+def test_what_else_lies_in_a_folder_of_text_is_passed_over(tmp_path: Path) -> None:
+    for name in (".git", ".ipynb_checkpoints", "folder.txt", "sub"):
+        (tmp_path / name).mkdir()
+    for name, content in {
+        "a.TXT": "first",
+        "b.txt": "",
+        "c.md": " \n\n",
+        "sub/d.Md": "second",
+        "folder.txt/e.txt": "third",
+        ".hidden.txt": "hidden",
+        ".git/notes.txt": "hidden",
+        ".ipynb_checkpoints/a-checkpoint.txt": "hidden",
+        "picture.png": "no text",
+    }.items():
+        (tmp_path / name).write_text(content)
+    (tmp_path / "sub" / "round").symlink_to(tmp_path, target_is_directory=True)
+    os.mkfifo(tmp_path / "pipe.txt")
+    assert corpora.documents(str(tmp_path)) == ["first", "third", "second"]
+    assert corpora.text(str(tmp_path)) == "first\n\nthird\n\nsecond"
+
+
+def test_a_hidden_folder_that_is_named_is_read(tmp_path: Path) -> None:
+    (tmp_path / ".texts").mkdir()
+    (tmp_path / ".texts" / "a.txt").write_text("some text")
+    assert corpora.documents(str(tmp_path / ".texts")) == ["some text"]
+
+
+def test_what_cannot_be_read_in_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("some text")
+    bad = tmp_path / "b.txt"
+    bad.symlink_to(tmp_path / "gone.txt")
+    with pytest.raises(InputError, match=r"b\.txt is a link to a file that is not there"):
+        corpora.documents(str(tmp_path))
+    bad.unlink()
+    for content, message in ((b"\xff\xfea\0", "UTF-16"), (b"\x80", "not UTF-8"), (b"\0", "binary")):
+        bad.write_bytes(content)
+        with pytest.raises(InputError, match=message) as caught:
+            corpora.documents(str(tmp_path))
+        assert str(bad) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "folder"])
+def test_what_one_may_not_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / "a.txt").write_text("some text")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / name).chmod(0)
+    if os.geteuid() == 0:  # root may read everything, so the system's answer is put in its place
+        refuse = PermissionError(13, "Permission denied", str(tmp_path / name))
+        method = "open" if name == "a.txt" else "iterdir"
+        real = getattr(Path, method)
+
+        def refusing(path: Path, *args: Any, **kwargs: Any) -> Any:
+            if path == tmp_path / name:
+                raise refuse
+            return real(path, *args, **kwargs)
+
+        monkeypatch.setattr(Path, method, refusing)
+    with pytest.raises(InputError, match=rf"{name} cannot be read \(Permission denied\)"):
+        corpora.documents(str(tmp_path))
+    (tmp_path / name).chmod(0o700)
+
+
+def test_folder_without_text_says_what_is_there(tmp_path: Path) -> None:
+    for name in ("a.json", "b.PDF", "README"):
+        (tmp_path / name).write_text("x")
+    with pytest.raises(InputError, match=r"what is there has \.json, \.pdf, no suffix"):
+        corpora.documents(str(tmp_path))
 
 
 def test_docstrings_of_a_package_are_english_without_doctests(own_cache: Path) -> None:
@@ -105,6 +530,12 @@ def test_files_that_are_no_corpus(tmp_path: Path, content: bytes, message: str) 
         ("no-such-file.txt", "no corpus 'no-such-file.txt'"),
         ("docstrings:nope", "no corpus docstrings:nope"),
         ("hf:missing-parts", "reads hf:name/config:split:column"),
+        ("Docstrings", r"did you mean docstrings\?"),
+        ("python_manual", r"did you mean python-manual\?"),
+        ("Docstrings:SciPy", r"did you mean docstrings:scipy\?"),
+        ("A text, not the name of one. " * 30, "There is no corpus 'A text, not"),
+        ("~no-such-user/text.txt", "There is no corpus"),
+        ("zero\0byte.txt", "There is no corpus"),
     ],
 )
 def test_unknown_corpora(corpus: str, message: str) -> None:
@@ -150,6 +581,65 @@ def test_hub_data_set_is_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = _rows(monkeypatch, [{"text": "one"}, {"text": " "}, {"text": "two"}])
     assert corpora.documents("hf:owner/name/config:train[:10]:text") == ["one", "two"]
     assert calls == [(("owner/name", "config"), {"split": "train[:10]", "streaming": True})]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_cells_without_a_value_are_skipped(monkeypatch: pytest.MonkeyPatch, place: int) -> None:
+    rows: list[dict[str, str | None]] = [{"text": "one"}, {"text": "two"}]
+    rows.insert(place, {"text": None})
+    _rows(monkeypatch, rows)
+    assert corpora.documents("hf:owner/name:train:text") == ["one", "two"]
+    _rows(monkeypatch, [{"text": None}] * 3)
+    with pytest.raises(InputError, match="holds no text"):
+        corpora.documents("hf:owner/name:train:text")
+
+
+@pytest.mark.parametrize("later", [{"text": 3}, {"text": ["a"]}, {"other": "x"}])
+def test_a_column_that_ceases_to_be_text_is_refused(
+    monkeypatch: pytest.MonkeyPatch, later: dict[str, Any]
+) -> None:
+    _rows(monkeypatch, [{"text": "one"}, later])
+    with pytest.raises(InputError, match="no text column 'text'"):
+        corpora.documents("hf:owner/name:train:text")
+
+
+def test_counting_an_endless_data_set_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = itertools.count()
+
+    def endless() -> Iterator[dict[str, str]]:
+        for _ in given:
+            yield {"text": "one more of them, " * 500}
+
+    _rows(monkeypatch, endless())
+    counts = corpora.token_counts("hf:o/n:train:text", TOKENIZER, tiny.VOCABULARY, limit=100_000)
+    assert counts.sum() == 100_000
+    assert next(given) < 1000
+
+
+def test_a_connection_that_breaks_ends_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> Iterator[dict[str, str]]:
+        yield {"text": "one"}
+        raise ConnectionError("reset by peer")
+
+    _rows(monkeypatch, broken())
+    with pytest.raises(InputError, match="reset by peer"):
+        corpora.documents("hf:owner/name:train:text")
+
+
+def test_counts_beyond_the_rows_of_a_model_are_refused(text_file: Path) -> None:
+    with pytest.raises(InputError, match="the model has 100 rows"):
+        corpora.token_counts(str(text_file), TOKENIZER, 100)
+
+
+def test_a_file_named_like_a_built_in_corpus_is_spoken_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("python-manual").write_text("a text of one's own")
+    with pytest.warns(UserWarning, match=r"write \./python-manual for the latter"):
+        assert len(corpora.text("python-manual")) > 100_000
+    assert corpora.text("./python-manual") == "a text of one's own"
+    assert corpora.label("python-manual") == "python-manual"
 
 
 @pytest.mark.parametrize(

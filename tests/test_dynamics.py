@@ -1,6 +1,7 @@
 """Dynamics over checkpoints: identities, planted solutions, and controls that must fail."""
 
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from test_training import TINY
 
 from probenc_support import (
     checkpoints,
+    corpora,
     dynamics,
     execute,
     inference,
@@ -372,13 +374,48 @@ def test_behaviour_agrees_with_transformers(trained: Path, text_file: Path) -> N
     assert 0 <= found.kl_average_unigram <= found.kl_unigram
 
 
-def test_text_is_what_was_left_out(trained: Path, text_file: Path) -> None:
+@pytest.mark.parametrize("way", ["the same file", "a copy", "a part of it", "a larger text"])
+def test_text_is_of_documents_that_were_not_trained_on(
+    trained: Path, text_file: Path, tmp_path: Path, way: str
+) -> None:
     run = checkpoints.training_run(str(trained))
-    left_out = training.prepare(RECIPE, str(text_file)).held_out
-    found = dynamics.text_for(run, str(text_file))
-    assert np.array_equal(found.ids.numpy(), left_out)
-    other = dynamics.text_for(run, "python-manual", n_positions=128, sequence_length=64)
-    assert other.ids.shape == (2, 64)
+    whole = text_file.read_text()
+    corpus = text_file if way == "the same file" else tmp_path / "other.txt"
+    if way != "the same file":
+        texts = {"a copy": whole, "a part of it": whole[20_000:], "a larger text": whole + whole}
+        corpus.write_text(texts[way])
+    found = dynamics.text_for(run, str(corpus))
+    assert found.ids.shape[1] == RECIPE.sequence_length, "no longer than the model's context"
+    assert found.n_left_out > 20
+    text = training.prepare(RECIPE, str(text_file))
+    read = text.tokenizer.decode(text.train.ravel(), clean_up_tokenization_spaces=False)
+    judged = text.tokenizer.decode(found.ids.ravel(), clean_up_tokenization_spaces=False)
+    paragraphs = [p.strip() for p in judged.split("\n\n") if len(p.strip()) >= 40]
+    assert len(paragraphs) >= 3
+    assert not [p for p in paragraphs if p in read]
+
+
+def test_text_of_a_run_that_does_not_tell_its_text_is_refused(
+    trained: Path, text_file: Path, tmp_path: Path
+) -> None:
+    old = shutil.copytree(trained, tmp_path / "old")
+    (old / "sources.npy").unlink()
+    with pytest.raises(InputError, match="trained by an earlier version"):
+        dynamics.text_for(checkpoints.training_run(str(old)), str(text_file))
+
+
+def test_counts_of_a_corpus_stop_at_the_limit_and_say_so(
+    trained: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = checkpoints.training_run(str(trained))
+    options = {"n_rows": RECIPE.vocabulary, "tokens": range(1, RECIPE.vocabulary)}
+    whole = dynamics.frequencies(run, str(text_file), **options)
+    assert whole.source == f"the corpus {text_file.name}", "no path of this machine"
+    some = whole.counts.sum() // 2
+    monkeypatch.setattr(corpora, "COUNT_LIMIT", some)
+    first = dynamics.frequencies(run, str(text_file), **options)
+    assert first.counts.sum() == some
+    assert f"the first {some:,} tokens of the corpus" in first.source
 
 
 # --------------------------------------------------------------------------------------- emergence

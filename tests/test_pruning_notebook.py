@@ -58,7 +58,7 @@ def test_pruning_end_to_end(tmp_path: Path, text_file: Path, style: str) -> None
         ({"shares": "[1.5]"}, "shares"),
         ({"shares": "[0.99]"}, "leaves no model"),
         ({"tuning_steps": 0}, "tuning_steps is 0"),
-        ({"n_positions": 64, "sequence_length": 64, "corpus": "short"}, "pruning needs 8"),
+        ({"n_positions": 64, "sequence_length": 64, "corpus": "short"}, "too short for 3 parts"),
     ],
 )
 def test_bad_input_ends_in_one_sentence(

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
 
-from probenc_support import cache, models, training
+from probenc_support import cache, corpora, models, training
 from probenc_support.errors import InputError
 from probenc_support.training import RECIPES, Recipe, Text
 
@@ -112,11 +112,34 @@ def test_counts_are_those_of_the_text_that_was_read(text: Text, run_folder: Path
     assert not np.array_equal(text.counts(TINY, 1, 6), text.counts(TINY, 0, 6))
 
 
-def test_text_is_cut_into_training_and_held_out_blocks(text: Text) -> None:
-    total = len(text.train) + len(text.held_out)
-    assert len(text.held_out) == -(-total // training.HELD_OUT_EVERY)
-    trained_on = {block.tobytes() for block in text.train}
-    assert not any(block.tobytes() in trained_on for block in text.held_out)
+def test_whole_documents_are_held_out(text: Text, text_file: Path) -> None:
+    """No paragraph of a held-out document is in the training text, nor taken for it."""
+    documents = list(corpora.stream(str(text_file)))
+    held_out = {d.strip() for d in documents[:: training.HELD_OUT_EVERY] if len(d) >= 40}
+    rest = {d.strip() for i, d in enumerate(documents) if i % training.HELD_OUT_EVERY}
+    read = text.tokenizer.decode(text.train.ravel(), clean_up_tokenization_spaces=False)
+    assert len(held_out - rest) >= 3
+    for document in held_out - rest:
+        assert document not in read
+        assert not corpora.fingerprints(document) & text.sources
+    others = [d.strip() for d in documents[1 : training.HELD_OUT_EVERY] if len(d) >= 40]
+    assert all(document in read for document in others[:10]), "the control: what is trained on"
+
+
+def test_literal_special_tokens_in_the_training_text_stay_text(tmp_path: Path) -> None:
+    path = tmp_path / "literal.txt"
+    path.write_text(tiny.prose().replace("the ", f"the {training.END_OF_TEXT} "))
+    found = training.prepare(TINY, str(path))
+    assert found.tokenizer.eos_token_id == 0
+    assert 0 not in found.train
+
+
+def test_a_model_of_another_version_is_not_taken(
+    text_file: Path, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "_VERSION", training._VERSION + 1)
+    with pytest.raises(InputError, match="another version"):
+        train(text_file, run_folder)
 
 
 def test_tokenizer_is_lossless_and_has_no_more_tokens_than_rows(text: Text) -> None:
