@@ -24,7 +24,7 @@ from torch import Tensor
 
 from probenc_support.errors import InputError
 from probenc_support.inference import logits_of
-from probenc_support.moments import Moments
+from probenc_support.moments import RESOLUTION, Moments
 from probenc_support.regression import Interval
 
 _CHUNK_BYTES = {"cpu": 24e6, "cuda": 1e9}
@@ -154,7 +154,7 @@ def rotated_basis(E: Tensor, h: Tensor, weights: Tensor, *, ridge: float = 1e-6)
     return Basis(rotation.T @ inverse, root @ rotation, moments.mean, None)
 
 
-def square_roots(matrix: Tensor, *, floor: float = 0.0) -> tuple[Tensor, Tensor]:
+def square_roots(matrix: Tensor, *, floor: float = RESOLUTION) -> tuple[Tensor, Tensor]:
     """Square root of a positive matrix [d, d] and its inverse, both float64.
 
     Eigenvalues below `floor` times the largest are raised to it.

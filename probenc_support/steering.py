@@ -36,6 +36,11 @@ _FAR = 600.0
 RIDGES = (0.0, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Ridges that `choose_ridge` tries, in units of the mean variance of the hidden states."""
 
+_TIE = 1e-6
+"""Share by which two losses may differ and be a tie: float32 hidden states say no more."""
+_NEGLIGIBLE = 1e-10
+"""Mean square of v . h - 1 that passes for none: errors of 1e-5 of the log scale."""
+
 
 # -------------------------------------------------------------------------------------- directions
 
@@ -76,14 +81,20 @@ def min_variance(moments: Moments, ridge: float = 0.0) -> Tensor:
 
     v = (S + ridge s I)^-1 m over m' (S + ridge s I)^-1 m, with m and S the mean and covariance of
     the hidden states and s the mean variance. A large ridge leads to `mean_hidden`.
+
+    S is taken with its smallest eigenvalues raised (see `Moments.axes`). Where positions are fewer
+    than dimensions, v without a ridge is thus the shortest direction with v . h = 1 at all of them;
+    behind a LayerNorm with a bias it is the one with v . h = 1 at every position of any text.
     """
-    floor = torch.finfo(torch.float64).eps * len(moments.mean)
-    vector: Tensor = torch.linalg.solve(moments.ridged(max(ridge, floor)), moments.mean)
+    vector = moments.solved(ridge)
     return vector / (vector @ moments.mean)
 
 
 def choose_ridge(folds: Sequence[Moments], *, ridges: Sequence[float] = RIDGES) -> float:
     """The ridge whose direction is the least uneven on blocks that it was not fitted on.
+
+    Ridges of which none is the better by more than rounding are a tie (a relative difference of
+    1e-6, or errors of 1e-5 of the log scale), and the largest of them is taken.
 
     Args:
         folds: moments of runs of blocks of one corpus, at least two.
@@ -105,7 +116,8 @@ def _least_uneven(
         sum(h.n * h.unevenness(min_variance(f, ridge)) for f, h in zip(fitted, held, strict=True))
         for ridge in ridges
     ]
-    return ridges[min(range(len(ridges)), key=losses.__getitem__)]
+    tie = min(losses) * (1 + _TIE) + _NEGLIGIBLE * sum(h.n for h in held)
+    return max(ridge for ridge, loss in zip(ridges, losses, strict=True) if loss <= tie)
 
 
 def scaled_to(vector: Tensor, like: Tensor) -> Tensor:
