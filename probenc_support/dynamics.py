@@ -24,7 +24,7 @@ from probenc_support import checkpoints, corpora, models, training
 from probenc_support.checkpoints import HEAD_BIASES, HEADS, INPUTS, TrainingRun
 from probenc_support.corpora import TokenBlocks
 from probenc_support.errors import InputError
-from probenc_support.inference import Detection, detect, logits_of
+from probenc_support.inference import Detection, detect, evenly, logits_of
 from probenc_support.regression import Design, LinearFit, out_of_fold
 
 Array = NDArray[np.float64]
@@ -462,7 +462,7 @@ def behaviour(
     n_blocks = int(found.block.max()) + 1
     sums = torch.zeros(n_blocks, dtype=torch.float64).index_add_(0, found.block, losses)
     sizes = torch.bincount(found.block[known], minlength=n_blocks)
-    chosen = torch.linspace(0, found.n_positions - 1, min(n_positions, found.n_positions)).long()
+    chosen = evenly(found.n_positions, min(n_positions, found.n_positions))
     fit = Design.of(lm.E[lm.tokens.to(lm.E.device)]).fit(found.y[lm.tokens])
     return Behaviour(
         step=step,
@@ -540,7 +540,8 @@ def halfway(steps: Sequence[int], curve: Array) -> float:
 
 def crossing(steps: Sequence[int], curve: Array, level: float) -> float:
     """The first step at which a curve passes a level, interpolated over log(1 + step); or NaN."""
-    if not np.isfinite(curve).all() or curve[0] == curve[-1]:
+    ends_where_it_began = math.isclose(curve[0], curve[-1], rel_tol=1e-9, abs_tol=1e-12)
+    if not np.isfinite(curve).all() or ends_where_it_began:
         return math.nan
     upwards = math.copysign(1.0, curve[-1] - curve[0])
     return math.expm1(_first_at(upwards * level, upwards * curve, np.log1p(steps)))
@@ -853,7 +854,8 @@ def examples(found: Dynamics, texts: Sequence[str], *, n: int = 12) -> pd.DataFr
     """
     y = found.frequencies.y
     ranks = np.argsort(y, kind="stable")
-    chosen = ranks[np.geomspace(1, len(ranks), n).astype(int) - 1]
+    # Powers may come out a rounding below the whole number that they are.
+    chosen = ranks[(np.geomspace(1, len(ranks), n) * (1 + 1e-9)).astype(int) - 1]
     chosen = chosen[np.sort(np.unique(chosen, return_index=True)[1])]
     table = pd.DataFrame(
         {

@@ -188,6 +188,15 @@ class HeadSums:
         return self._log_p_sum / self.n
 
 
+def evenly(n: int, count: int) -> Tensor:
+    """[count] int64 of 0 to n - 1, evenly spread, both ends among them; [0] for a count of one.
+
+    In integers: a line of floats, rounded, has other entries on another processor.
+    """
+    gaps = max(1, count - 1)
+    return (2 * torch.arange(count) * (n - 1) + gaps) // (2 * gaps)
+
+
 def logits_of(E: Tensor, b: Tensor | None, h: Tensor) -> Tensor:
     """[n, V] logits of hidden states h [n, d]; E: [V, d], b: [V] or None."""
     return h @ E.T if b is None else torch.addmm(b, h, E.T)

@@ -621,6 +621,21 @@ def test_tokens_are_spread_over_the_ranking() -> None:
     assert len(steering.over_the_ranking(log_a, tokens, 1000)) == 90
 
 
+def test_rounding_does_not_choose_the_tokens() -> None:
+    """What it moves is log a as one processor and another find it, by about 2e-6 nats."""
+    generator = torch.Generator().manual_seed(0)
+    log_a = -10 + 2 * torch.randn(50_000, generator=generator, dtype=torch.float64)
+    noise = torch.randn(10, 50_000, generator=generator, dtype=torch.float64)
+    tokens = torch.arange(50_000)
+    drawn = steering.over_the_ranking(log_a, tokens, 200)
+    others = [steering.over_the_ranking(log_a + 2e-6 * x, tokens, 200) for x in noise]
+    assert sum(int((other != drawn).sum()) for other in others) <= 2
+    assert int((steering.over_the_ranking(log_a + noise[0], tokens, 200) != drawn).sum()) > 100
+    ranks = torch.argsort(log_a, descending=True).argsort()[drawn]
+    gap = 50_000 / 199
+    assert float((ranks.diff() - gap).abs().max()) < gap / 2 + 1
+
+
 def test_the_nearest_neighbour_of_a_row_is_itself() -> None:
     _, E, _ = random_positions()
     among = torch.arange(5, 50)
