@@ -207,7 +207,8 @@ def choose_steps(run: TrainingRun, wanted: str = "auto", *, most: int = 24) -> T
     if wanted == "all" or (wanted == "auto" and len(run.steps) <= most):
         return run
     if wanted == "auto":
-        marks = np.geomspace(1, run.steps[-1] + 1, most) - 1
+        # Rounded, so that the last bit does not choose between two steps that are equally near.
+        marks = np.geomspace(1, run.steps[-1] + 1, most).round(6) - 1
         steps = np.array(run.steps)
         return run.select({int(steps[np.abs(steps - mark).argmin()]) for mark in marks})
     try:

@@ -145,7 +145,7 @@ def spearman(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
 
 def holm(p: np.ndarray) -> np.ndarray:
     """Holm's step-down correction of p values for their number."""
-    order = np.argsort(p)
+    order = np.argsort(p, kind="stable")
     steps = p[order] * (len(p) - np.arange(len(p)))
     corrected = np.empty(len(p))
     corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0) if len(p) else []
@@ -167,7 +167,7 @@ def strongest(found: pd.DataFrame, n_models: int) -> str:
             f"**No correlation is computed**: {n_models} models are here, {MIN_MODELS} are needed "
             'for one measure; `make book MODELS="..."` adds some.'
         )
-    best = found.sort_values("p_holm").iloc[0]
+    best = found.sort_values("p_holm", kind="stable").iloc[0]
     sure = "" if best["p_holm"] <= 0.05 else "not "
     return (
         f"The strongest: {best['measure']} with {best['property']}, rho = {best['rho']:.2f} over "
@@ -194,7 +194,7 @@ def sparsity_answer(gini: pd.Series, found: pd.DataFrame) -> str:
             f"{len(gini)} models differ in size, width, vocabulary, training text and tying all at "
             "once, so nothing here says which of these drives it: the question stays open."
         )
-    best = found.sort_values("p_holm").iloc[0]
+    best = found.sort_values("p_holm", kind="stable").iloc[0]
     firm = "Concentration goes with" if best["p_holm"] <= 0.05 else "Nearest, within chance, is"
     return sentence + (
         f"{firm} {best['property']} (rho {best['rho']:.2f} over {best['n_models']} models, "

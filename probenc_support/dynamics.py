@@ -24,7 +24,8 @@ from probenc_support import checkpoints, corpora, models, training
 from probenc_support.checkpoints import TrainingRun
 from probenc_support.corpora import TokenBlocks
 from probenc_support.errors import InputError
-from probenc_support.inference import Detection, detect, logits_of
+from probenc_support.inference import Detection, detect, evenly, logits_of
+from probenc_support.precision import wide, wide_device
 from probenc_support.regression import Design, LinearFit, out_of_fold
 from probenc_support.vocabulary import Vocabulary
 from probenc_support.weights import HeadNames
@@ -470,7 +471,7 @@ def behaviour(
     n_blocks = int(found.block.max()) + 1
     sums = torch.zeros(n_blocks, dtype=torch.float64).index_add_(0, found.block, losses)
     sizes = torch.bincount(found.block[known], minlength=n_blocks)
-    chosen = torch.linspace(0, found.n_positions - 1, min(n_positions, found.n_positions)).long()
+    chosen = evenly(found.n_positions, min(n_positions, found.n_positions))
     fit = Design.of(lm.E[lm.tokens.to(lm.E.device)]).fit(found.y[lm.tokens])
     return Behaviour(
         step=step,
@@ -491,17 +492,17 @@ def unigram_divergence(E: Tensor, b: Tensor | None, h: Tensor, log_u: Tensor) ->
     """
     # sum_w P_w (log P_w - log u_w), with log P = logit - z and the sum over u taken for all
     # positions at once; pieces that stay in the processor's cache.
-    average = torch.zeros(len(E), dtype=torch.float64, device=E.device)
+    average = torch.zeros(len(E), dtype=torch.float64, device=wide_device(E.device))
     negative_entropy = 0.0
     for part in h.to(E).split(max(1, 2**20 // len(E))):
         logits = logits_of(E, b, part)
         top = logits.amax(1, keepdim=True)
         weights = (logits - top).exp_()
         mass = weights.sum(1)
-        z = top[:, 0].double() + mass.double().log()
-        expected = torch.linalg.vecdot(weights, logits).double() / mass.double()
+        z = wide(top[:, 0]) + wide(mass).log()
+        expected = wide(torch.linalg.vecdot(weights, logits)) / wide(mass)
         negative_entropy += float((expected - z).sum())
-        average += torch.mv(weights.T, 1 / mass)
+        average += wide(torch.mv(weights.T, 1 / mass))
     return (negative_entropy - float(average @ log_u.to(average))) / len(h)
 
 
@@ -548,7 +549,8 @@ def halfway(steps: Sequence[int], curve: Array) -> float:
 
 def crossing(steps: Sequence[int], curve: Array, level: float) -> float:
     """The first step at which a curve passes a level, interpolated over log(1 + step); or NaN."""
-    if not np.isfinite(curve).all() or curve[0] == curve[-1]:
+    ends_where_it_began = math.isclose(curve[0], curve[-1], rel_tol=1e-9, abs_tol=1e-12)
+    if not np.isfinite(curve).all() or ends_where_it_began:
         return math.nan
     upwards = math.copysign(1.0, curve[-1] - curve[0])
     return math.expm1(_first_at(upwards * level, upwards * curve, np.log1p(steps)))
@@ -870,7 +872,8 @@ def examples(found: Dynamics, texts: Sequence[str], *, n: int = 12) -> pd.DataFr
     """
     y = found.frequencies.y
     ranks = np.argsort(y, kind="stable")
-    chosen = ranks[np.geomspace(1, len(ranks), n).astype(int) - 1]
+    # Powers may come out a rounding below the whole number that they are.
+    chosen = ranks[(np.geomspace(1, len(ranks), n) * (1 + 1e-9)).astype(int) - 1]
     chosen = chosen[np.sort(np.unique(chosen, return_index=True)[1])]
     table = pd.DataFrame(
         {

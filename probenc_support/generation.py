@@ -24,6 +24,7 @@ from transformers import GenerationConfig
 
 from probenc_support.corpora import TokenBlocks
 from probenc_support.errors import InputError
+from probenc_support.inference import evenly
 from probenc_support.models import LanguageModel, hidden_states, with_first_token
 
 __all__ = ["Samples", "features", "has_mauve", "mauve_score", "mauve_scores", "prompts", "sample"]
@@ -59,8 +60,7 @@ def prompts(blocks: TokenBlocks, n: int, length: int = 32) -> Tensor:
             f"{n} prompts of {length} tokens cannot be taken from {n_blocks} blocks of "
             f"{sequence_length} tokens: ask for fewer or shorter prompts, or use a longer corpus."
         )
-    chosen = torch.linspace(0, n_blocks - 1, n).round().long()
-    return blocks.ids[chosen, :length]
+    return blocks.ids[evenly(n_blocks, n), :length]
 
 
 @torch.no_grad()

@@ -26,6 +26,7 @@ from probenc_support import cache as caches
 from probenc_support.corpora import TokenBlocks
 from probenc_support.errors import InputError
 from probenc_support.models import LanguageModel, check_ids, hidden_states, overflow
+from probenc_support.precision import wide, wide_device
 
 MAX_GROUPS = 64
 """Consecutive groups of blocks in which average probabilities are kept apart, for the bootstrap."""
@@ -196,14 +197,13 @@ class HeadSums:
         return self._log_p_sum / self.n
 
 
-def wide_device(device: torch.device) -> torch.device:
-    """Where float64 arithmetic runs: on the device, or on the CPU if it has none (`mps`)."""
-    return torch.device("cpu") if device.type == "mps" else device
+def evenly(n: int, count: int) -> Tensor:
+    """[count] int64 of 0 to n - 1, evenly spread, both ends among them; [0] for a count of one.
 
-
-def wide(values: Tensor) -> Tensor:
-    """The same values in float64, on the CPU where their device has none."""
-    return values.to(wide_device(values.device)).double()
+    In integers: a line of floats, rounded, has other entries on another processor.
+    """
+    gaps = max(1, count - 1)
+    return (2 * torch.arange(count) * (n - 1) + gaps) // (2 * gaps)
 
 
 def logits_of(E: Tensor, b: Tensor | None, h: Tensor) -> Tensor:

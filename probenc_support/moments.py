@@ -5,9 +5,17 @@ Arithmetic is float64 on the device that holds the hidden states.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
+
+from probenc_support.errors import InputError
+
+RESOLUTION = 1e-10
+"""Share of the largest variance below which a variance counts as rounding: standard deviations of
+1e-5 of the largest, where a network's arithmetic in float32 errs by about 1e-6. Rounding of the
+sums (about 1e-16 of the largest variance) then moves no direction by more than about 1e-5."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +31,19 @@ class Moments:
 
     @classmethod
     def of(cls, h: Tensor, weight: Tensor | None = None) -> "Moments":
-        """Of hidden states h [n, d]; position i counts `weight` [n] times, or all alike."""
+        """Of hidden states h [n, d]; position i counts `weight` [n] times, or all alike.
+
+        Raises:
+            InputError: a hidden state is not finite.
+        """
         wide = h.double()
         weight = torch.ones_like(wide[:, 0]) if weight is None else weight
         mean = weight @ wide / weight.sum()
+        if not bool(mean.isfinite().all()):
+            raise InputError(
+                "The hidden states hold values that are not finite: load the model with "
+                "dtype=float32, or in bfloat16 if it is too large for that."
+            )
         centred = wide - mean
         return cls(len(h), mean, (centred * weight[:, None]).T @ centred / weight.sum())
 
@@ -38,19 +55,43 @@ class Moments:
         share = torch.tensor(shares or [float(p.n) for p in parts], dtype=torch.float64)
         share = share / share.sum()
         mean = torch.stack([p.mean for p in parts]).T @ share
-        second = torch.stack([p.cov + torch.outer(p.mean, p.mean) for p in parts])
-        cov = torch.tensordot(share, second, dims=1) - torch.outer(mean, mean)
-        return cls(sum(p.n for p in parts), mean, cov)
+        drift = [p.mean - mean for p in parts]
+        # About the common mean: a difference of second moments would lose the digits of small ones.
+        spread = torch.stack([p.cov + torch.outer(x, x) for p, x in zip(parts, drift, strict=True)])
+        return cls(sum(p.n for p in parts), mean, torch.tensordot(share, spread, dims=1))
+
+    @cached_property
+    def axes(self) -> tuple[Tensor, Tensor]:
+        """Variances [d], ascending, along the orthonormal columns of [d, d].
+
+        Those below `RESOLUTION` times the largest are raised to it, so that all directions along
+        which the hidden states do not vary (there are some wherever positions are fewer than
+        dimensions, and one behind a LayerNorm) count alike, and rounding does not choose among
+        them. Between this floor and what is computed from it everything is continuous.
+        """
+        values, vectors = torch.linalg.eigh(self.cov)
+        # Where all positions are the same, the variances are themselves rounding of the mean.
+        rounding = torch.finfo(values.dtype).eps * float(self.mean @ self.mean)
+        return values.clamp(min=RESOLUTION * max(float(values[-1]), rounding)), vectors
+
+    def _variances(self, ridge: float) -> Tensor:
+        return self.axes[0] + ridge * self.cov.diagonal().mean()
 
     def ridged(self, ridge: float) -> Tensor:
-        """[d, d] covariance that can be inverted; `ridge` is in units of the mean variance."""
-        identity = torch.eye(len(self.mean), dtype=self.cov.dtype, device=self.cov.device)
-        return self.cov + ridge * self.cov.diagonal().mean() * identity
+        """[d, d] covariance that can be inverted: that of `axes`, with `ridge` mean variances on
+        the diagonal."""
+        vectors = self.axes[1]
+        return (vectors * self._variances(ridge)) @ vectors.T
+
+    def solved(self, ridge: float) -> Tensor:
+        """[d] the inverse of `ridged` times the mean, at O(d^2) once `axes` are known."""
+        vectors = self.axes[1]
+        return vectors @ ((vectors.T @ self.mean) / self._variances(ridge))
 
     def unevenness(self, vector: Tensor) -> float:
         """Mean of (v . h - 1)^2: how far the direction v [d] is from moving all logits alike."""
         bias = float(vector @ self.mean) - 1.0
-        return bias**2 + float(vector @ self.cov @ vector)
+        return bias**2 + max(0.0, float(vector @ self.cov @ vector))
 
 
 def covariance(h: Tensor, z: Tensor) -> Tensor:

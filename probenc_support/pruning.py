@@ -24,11 +24,13 @@ from torch import Tensor
 
 from probenc_support.errors import InputError
 from probenc_support.inference import logits_of
-from probenc_support.moments import Moments
+from probenc_support.moments import RESOLUTION, Moments
 from probenc_support.regression import Interval
 
 _CHUNK_BYTES = {"cpu": 24e6, "cuda": 1e9}
 _CACHE_BYTES = 2e6
+_TIE = 1e-5
+"""Share by which two divergences in float32 may differ and be a tie."""
 
 
 # ---------------------------------------------------------------------------------------- orders
@@ -154,7 +156,7 @@ def rotated_basis(E: Tensor, h: Tensor, weights: Tensor, *, ridge: float = 1e-6)
     return Basis(rotation.T @ inverse, root @ rotation, moments.mean, None)
 
 
-def square_roots(matrix: Tensor, *, floor: float = 0.0) -> tuple[Tensor, Tensor]:
+def square_roots(matrix: Tensor, *, floor: float = RESOLUTION) -> tuple[Tensor, Tensor]:
     """Square root of a positive matrix [d, d] and its inverse, both float64.
 
     Eigenvalues below `floor` times the largest are raised to it.
@@ -462,9 +464,13 @@ def choose_power(
 ) -> Choice:
     """Chooses the weights of `rotated_basis` by the KL at one level, on positions not fitted.
 
+    Of powers whose KL differs by rounding only the smallest is taken.
+
     E: [V, d]; log_a: [V]; h: [N, d] to fit on; held_out: [M, d].
     """
     bases = {p: rotated_basis(E, h, power_weights(log_a, p)) for p in powers}
     kl = {p: float(sweep(E, b, s, held_out, [removed]).kl.mean()) for p, s in bases.items()}
-    best = min(kl, key=lambda p: (kl[p] if math.isfinite(kl[p]) else math.inf, p))
+    finite = {p: value if math.isfinite(value) else math.inf for p, value in kl.items()}
+    tie = min(finite.values()) * (1 + _TIE)
+    best = min(p for p, value in finite.items() if value <= tie)
     return Choice(best, bases[best], kl)

@@ -31,6 +31,9 @@ that a product over them finds them in its cache."""
 _CHOLESKY_LIMIT = 1e6
 """Condition number of the scaled Gram matrix above which its own rounding (about the condition
 number times 2e-16) would spoil the ninth digit; QR of E loses only the square root of that."""
+_CONSTANT = 1e-12
+"""Share of a column's sum of squares below which what is left of it after a subtraction is that
+subtraction's rounding."""
 _RANK_LIMIT = 1e24
 """Above this, columns of E are linearly dependent to float64 rounding."""
 
@@ -167,21 +170,34 @@ class Design:
         total, gram = _moments(E, origin)
         if not bool(total.isfinite().all()):
             raise InputError("E holds values that are not finite, so no regression on it exists.")
-        return cls._centred_at_mean(E, None, len(E), origin, total, gram)
+        whole = gram.diagonal().clone()
+        return cls._centred_at_mean(E, None, len(E), origin, total, gram, whole)
 
     @classmethod
     def _centred_at_mean(
-        cls, E: Tensor, kept: Tensor | None, n: int, origin: Tensor, total: Tensor, gram: Tensor
+        cls,
+        E: Tensor,
+        kept: Tensor | None,
+        n: int,
+        origin: Tensor,
+        total: Tensor,
+        gram: Tensor,
+        whole: Tensor,
     ) -> "Design":
-        """From the sum [d] and the Gram matrix [d, d] of n rows about some origin [d]."""
+        """From the sum [d] and the Gram matrix [d, d] of n rows about some origin [d].
+
+        whole: [d] the sums of squares in which `gram` was rounded, before rows were subtracted.
+        """
         _check_rows(n, E.shape[1])
         mean = origin + total / n
         gram = gram - torch.outer(total, total) / n
-        if bool((gram.diagonal() <= n * (1e-14 * mean).square()).any()):
+        squares = gram.diagonal()
+        rounding = torch.maximum(n * (1e-14 * mean).square(), _CONSTANT * whole)
+        if bool((squares <= rounding).any()):
             raise InputError("A column of E is constant, so its slope is not determined.")
         factor, condition = _cholesky(gram)
         method = "cholesky"
-        if condition > _CHOLESKY_LIMIT:
+        if max(condition, float((whole / squares).max())) > _CHOLESKY_LIMIT:
             factor, condition = _qr(E, mean, kept)
             method = "qr"
         if condition > _RANK_LIMIT:
@@ -201,6 +217,10 @@ class Design:
 
         Args:
             rows: [k] int64 distinct row numbers of E, all taking part as yet.
+
+        Raises:
+            InputError: what is left is no regression, see `of`: for instance a column that only
+                the rows left out tell from a constant.
         """
         index = as_tensor(rows).to(self.E.device)
         left_out = self.E[index]
@@ -208,7 +228,9 @@ class Design:
         kept[index] = 0.0
         total, gram = _moments(left_out, self.mean)
         n = self.n - len(index)
-        return self._centred_at_mean(self.E, kept, n, self.mean, -total, self.gram - gram)
+        return self._centred_at_mean(
+            self.E, kept, n, self.mean, -total, self.gram - gram, self.gram.diagonal()
+        )
 
     def fit(self, y: Matrix, *, robust: bool = False) -> LinearFit:
         """The fit of y [n_rows], with standard errors.

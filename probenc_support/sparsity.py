@@ -123,13 +123,15 @@ class Components:
     variances: Array
     """[d] variance along each component, not increasing."""
     directions: Array
-    """[d, d] orthonormal columns; the entry of largest size of each is positive."""
+    """[d, d] orthonormal columns; the entry of largest size of each (the first, if several are
+    equally large to rounding) is positive."""
 
     @classmethod
     def of(cls, statistics: Statistics) -> "Components":
         """By the eigenvectors of the Gram matrix: E itself is not decomposed."""
         variances, directions = np.linalg.eigh(statistics.gram)
-        largest = np.abs(directions).argmax(0)
+        sizes = np.abs(directions)
+        largest = (sizes > (1.0 - 1e-9) * sizes.max(0)).argmax(0)
         directions = directions * np.sign(directions[largest, np.arange(len(largest))])
         scaled = variances[::-1].clip(0.0) / (statistics.n - 1)
         return cls(scaled, np.ascontiguousarray(directions[:, ::-1]))

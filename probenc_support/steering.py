@@ -26,6 +26,7 @@ from probenc_support.errors import InputError
 from probenc_support.inference import Detection
 from probenc_support.models import LanguageModel
 from probenc_support.moments import Moments
+from probenc_support.precision import wide, wide_device
 
 _BLOCK = 2**16
 """Entries of a [positions, tokens] block: half a megabyte in float64, so that it stays in cache."""
@@ -35,6 +36,11 @@ _FAR = 600.0
 
 RIDGES = (0.0, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Ridges that `choose_ridge` tries, in units of the mean variance of the hidden states."""
+
+_TIE = 1e-6
+"""Share by which two losses may differ and be a tie: float32 hidden states say no more."""
+_NEGLIGIBLE = 1e-10
+"""Mean square of v . h - 1 that passes for none: errors of 1e-5 of the log scale."""
 
 
 # -------------------------------------------------------------------------------------- directions
@@ -76,14 +82,20 @@ def min_variance(moments: Moments, ridge: float = 0.0) -> Tensor:
 
     v = (S + ridge s I)^-1 m over m' (S + ridge s I)^-1 m, with m and S the mean and covariance of
     the hidden states and s the mean variance. A large ridge leads to `mean_hidden`.
+
+    S is taken with its smallest eigenvalues raised (see `Moments.axes`). Where positions are fewer
+    than dimensions, v without a ridge is thus the shortest direction with v . h = 1 at all of them;
+    behind a LayerNorm with a bias it is the one with v . h = 1 at every position of any text.
     """
-    floor = torch.finfo(torch.float64).eps * len(moments.mean)
-    vector: Tensor = torch.linalg.solve(moments.ridged(max(ridge, floor)), moments.mean)
+    vector = moments.solved(ridge)
     return vector / (vector @ moments.mean)
 
 
 def choose_ridge(folds: Sequence[Moments], *, ridges: Sequence[float] = RIDGES) -> float:
     """The ridge whose direction is the least uneven on blocks that it was not fitted on.
+
+    Ridges of which none is the better by more than rounding are a tie (a relative difference of
+    1e-6, or errors of 1e-5 of the log scale), and the largest of them is taken.
 
     Args:
         folds: moments of runs of blocks of one corpus, at least two.
@@ -105,7 +117,8 @@ def _least_uneven(
         sum(h.n * h.unevenness(min_variance(f, ridge)) for f, h in zip(fitted, held, strict=True))
         for ridge in ridges
     ]
-    return ridges[min(range(len(ridges)), key=losses.__getitem__)]
+    tie = min(losses) * (1 + _TIE) + _NEGLIGIBLE * sum(h.n for h in held)
+    return max(ridge for ridge, loss in zip(ridges, losses, strict=True) if loss <= tie)
 
 
 def scaled_to(vector: Tensor, like: Tensor) -> Tensor:
@@ -282,7 +295,7 @@ def top_two(lm: LanguageModel, h: Tensor, z: Tensor, *, chunk: int = 256) -> Top
     """One head pass over h [N, d]: what tells whether an edit changes the top token."""
     parts = h.split(chunk)
     found = [torch.topk(inference.logits_of(lm.E, lm.b, part.to(lm.E)), 2) for part in parts]
-    values = torch.cat([f.values for f in found]).double().cpu() - z[:, None]
+    values = wide(torch.cat([f.values for f in found])).cpu() - z[:, None]
     ids = torch.cat([f.indices[:, 0] for f in found]).cpu()
     return TopTwo(ids, values[:, 0], values[:, 1])
 
@@ -512,7 +525,7 @@ def moved_besides(
     factor = torch.expm1(-torch.log1p(log_p.exp() * torch.expm1(u)))
     worst = factor.abs().topk(min(most, len(h))).indices
     logits = inference.logits_of(lm.E, lm.b, h[worst].to(lm.E))
-    p = torch.exp(logits.double().cpu() - z[worst, None])
+    p = torch.exp(wide(logits).cpu() - z[worst, None])
     change = torch.log1p((factor[worst] @ p / len(h) / log_a.exp()).clamp(min=-1 + 1e-12))
     change[token] = achieved(log_p[:, None], u[:, None])[0]
     return change
@@ -532,9 +545,19 @@ def nearest(E: Tensor, rows: Tensor, among: Tensor, n: int = 5) -> Tensor:
 
 
 def over_the_ranking(log_a: Tensor, tokens: Tensor, n: int) -> Tensor:
-    """[n] tokens spread evenly over the ranking of `tokens` [m] by log_a [V], likeliest first."""
+    """[n] tokens spread evenly over the ranking of `tokens` [m] by log_a [V], likeliest first.
+
+    The likeliest and the least likely are among them. In between, each is the first, in a fixed
+    shuffle of the ids, of the tokens about its rank: neighbours in rank differ by rounding only,
+    so that a rank by itself would name other tokens on another processor.
+    """
     ranked = tokens[torch.argsort(log_a[tokens], descending=True, stable=True)]
-    return ranked[torch.linspace(0, len(ranked) - 1, min(n, len(ranked))).round().long()]
+    places = inference.evenly(len(ranked), min(n, len(ranked)))
+    reach = (len(ranked) - 1) // max(1, len(places) - 1) // 4
+    around = places[1:-1, None] + torch.arange(-reach, reach + 1)
+    shuffled = ranked * 2654435761 % 2**32  # Knuth's multiplicative hash
+    places[1:-1] += shuffled[around].argmin(dim=1) - reach
+    return ranked[places]
 
 
 # ----------------------------------------------------------------------------------------- scoring
@@ -600,12 +623,13 @@ def closed_form_error(
     For each token [K] and scale the model is edited, run over the text `ids` [B, T] with its own
     forward pass, and restored.
     """
-    h = models.hidden_states(lm, ids).flatten(0, 1)
-    log_p = log_probabilities(lm, tokens, h, inference.HeadSums(lm.E, lm.b).add(h))
+    states = models.hidden_states(lm, ids).flatten(0, 1)
+    h, z = wide(states), inference.HeadSums(lm.E, lm.b).add(states)
+    log_p = log_probabilities(lm, tokens, h, z)
     worst = 0.0
     for scale in scales:
         step = math.log(scale)
-        u = step * (h.double() @ vector.to(h.device))
+        u = step * (h @ vector.to(h.device))
         expected = new_probability(log_p, u[:, None]).mean(dim=0)
         for token, goal in zip(tokens, expected, strict=True):
             with edited_rows(lm, token[None], step * vector[None]):
@@ -617,7 +641,7 @@ def closed_form_error(
 @torch.inference_mode()
 def _mean_probability(lm: LanguageModel, ids: Tensor, token: int) -> float:
     """By the model's own forward pass, as it stands."""
-    logits = models.logits(lm, ids).double()
+    logits = wide(models.logits(lm, ids))
     return float((logits[..., token] - torch.logsumexp(logits, dim=-1)).exp().mean())
 
 
@@ -764,8 +788,8 @@ def edited_rows(lm: LanguageModel, tokens: Tensor, change: Tensor) -> Iterator[L
     old = head.weight
     new = old.detach().clone()
     scale = models.logit_scale(lm.model.config)
-    change = change.to(device=new.device, dtype=torch.float64) / scale
-    new[tokens] = (new[tokens].double() + change).to(new.dtype)
+    change = change.to(device=wide_device(new.device), dtype=torch.float64) / scale
+    new[tokens] = (wide(new[tokens]) + change).to(new)
     configs = _tying_configs(lm.model)
     was_tied = [config.__dict__.get("tie_word_embeddings") for config in configs]
     try:

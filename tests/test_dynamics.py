@@ -145,6 +145,11 @@ def test_steps_are_chosen(tmp_path: Path) -> None:
     assert (chosen.steps[0], chosen.steps[-1]) == (0, 143_000)
     assert np.diff(np.diff(chosen.steps)).min() >= 0
     assert checkpoints.choose_steps(run, "all").steps == run.steps
+    either_side = {2**k + side for k in range(1, 23) for side in (-2, 0)}  # as near to 2^k - 1
+    steps = [*sorted(either_side), 2**23 - 1]
+    run_of_ties = TrainingRun("ties", "x", {n: f"step{n}" for n in steps}, True)
+    chosen = checkpoints.choose_steps(run_of_ties, "auto")
+    assert chosen.steps == [*(2**k - 2 for k in range(1, 23)), 2**23 - 1]
     assert checkpoints.choose_steps(run, "0, 5000,143000").steps == [0, 5000, 143_000]
     for wanted, message in (("0,1", "no checkpoint at step 1"), ("few", "give auto, all")):
         with pytest.raises(InputError, match=message):
@@ -446,6 +451,7 @@ def test_halfway_of_known_curves() -> None:
         2**0.5 * 2 - 1
     )
     assert np.isnan(dynamics.halfway(steps, np.ones(5)))
+    assert np.isnan(dynamics.halfway(steps, np.array([0.3, 0.9, 0.5, 0.4, 0.1 + 0.2])))
     assert np.isnan(dynamics.crossing(steps, np.log1p(steps), 99.0))
 
 
@@ -549,6 +555,19 @@ def test_tokens_are_learnt_when_they_stay_right() -> None:
     assert shown["true"].is_monotonic_increasing
     assert (shown["token"] == [f"t{i}" for i in shown["id"]]).all()
     assert (known.counts[shown["id"]] == shown["count"]).all()
+
+
+def test_examples_lie_at_equal_ratios_of_the_rank() -> None:
+    """Ranks 1, 2, 4 and so on to 256, of which a power of ten falls short by rounding."""
+    counts = np.arange(256, 0, -1)
+    known = Frequencies(counts, "made up", np.arange(256), 0)
+    E = torch.randn(256, 4, generator=torch.Generator().manual_seed(0))
+    run = TrainingRun("made up", "", {0: "step0"}, True)
+    empty = dynamics.Convergence([], [], {}, {}, {})
+    fits = [dynamics.fit_frequency(E, known, n_shuffles=1)]
+    found = dynamics.Dynamics(run, known, fits, empty, [], np.nan, None)
+    shown = dynamics.examples(found, [str(i) for i in range(256)], n=9)
+    assert shown["id"].tolist() == [2**k - 1 for k in range(9)]
 
 
 # -------------------------------------------------------------------------------------- end to end

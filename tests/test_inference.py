@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -291,6 +292,15 @@ def test_size_limit_drops_the_oldest_pass(own_cache: Path, monkeypatch: pytest.M
     detect(lm, _blocks(lm, n_blocks=4), progress=False)
     (kept,) = (own_cache / "passes").iterdir()
     assert kept != old
+
+
+@pytest.mark.parametrize(("n", "count"), [(1, 1), (7, 1), (9, 7), (16384, 2048), (151643, 500)])
+def test_places_are_evenly_spread_in_whole_numbers(n: int, count: int) -> None:
+    """A rounded `torch.linspace` gives the last two otherwise, with and without AVX2 even unlike
+    one another."""
+    exact = [Fraction(i * (n - 1), max(1, count - 1)) for i in range(count)]
+    found = inference.evenly(n, count).tolist()
+    assert found == [math.floor(place + Fraction(1, 2)) for place in exact]
 
 
 def test_bad_positions_and_long_sequences_are_refused() -> None:

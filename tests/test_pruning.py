@@ -302,6 +302,18 @@ def test_choose_power_takes_the_least_kl_on_held_out_positions() -> None:
     assert max(choice.kl.values()) > min(choice.kl.values())
 
 
+def test_rounding_does_not_choose_the_power() -> None:
+    """Where all tokens are as likely, all powers weigh them alike; chance is left to rounding."""
+    E, h, _ = problem()
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        log_a = 1e-7 * torch.randn(len(E), generator=generator) - np.log(len(E))
+        choice = pruning.choose_power(
+            E, None, log_a, h[:200], h[200:], removed=4, powers=(1.0, 0.5, 0.0)
+        )
+        assert choice.power == 0.0
+
+
 # -------------------------------------------------------------------------------------- intervals
 
 

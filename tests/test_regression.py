@@ -246,6 +246,27 @@ def test_what_is_left_out_has_no_influence():
     np.testing.assert_allclose(design.fit(wild).slopes, design.fit(y).slopes, rtol=1e-9)
 
 
+def test_a_column_that_one_row_alone_tells_from_a_constant():
+    """Without that row, what is left of the column is the rounding of a subtraction."""
+    for seed in range(5):
+        E = problem(seed=seed)[0].astype(np.float32)
+        E[:, 2] = 0.3
+        E[17, 2] = 5.0
+        with pytest.raises(InputError, match="is constant"):
+            Design.of(E).without(np.array([17]))
+
+
+def test_digits_lost_by_subtraction_are_found_again():
+    E, y = problem()
+    E[17, 2] = 1e5
+    ours = Design.of(E).without(np.array([17]))
+    assert ours.method == "qr"
+    rest = np.delete(np.arange(len(E)), 17)
+    again = fit(E[rest], y[rest])
+    np.testing.assert_allclose(ours.fit(y).slopes, again.slopes, rtol=1e-9)
+    np.testing.assert_allclose(ours.fit(y).r2, again.r2, rtol=1e-9)
+
+
 def test_more_rows_than_a_block_holds():
     E, y = problem(n=2 * regression._ROWS["cpu"] + 5, d=6)
     assert_equals_statsmodels(fit(E, y), ols(E, y), rtol=1e-9)

@@ -1,5 +1,6 @@
 """Sparsity against brute force and independent oracles, its invariances, and its controls."""
 
+import dataclasses
 import json
 
 import nbformat
@@ -67,6 +68,18 @@ def test_components_equal_a_singular_value_decomposition():
     np.testing.assert_allclose(
         expressed.correlation[:3], [stats.pearsonr(s, y).statistic for s in scores.T], rtol=1e-5
     )
+
+
+def test_rounding_does_not_choose_the_sign_of_a_component():
+    """Of the component (1, -1) no entry is the largest but by rounding."""
+    E, y = problem()
+    found = statistics(E, y)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        noise = 1e-15 * rng.normal(size=(2, 2))
+        gram = np.array([[2.0, 0.5], [0.5, 2.0]]) + noise + noise.T
+        components = Components.of(dataclasses.replace(found, gram=gram, cross=np.ones(2)))
+        np.testing.assert_allclose(components.directions * np.sqrt(2), [[1, 1], [1, -1]])
 
 
 @settings(max_examples=30, deadline=None)

@@ -235,6 +235,20 @@ def test_moments_pool_to_those_of_the_joined_positions() -> None:
     assert pooled.unevenness(vector) == pytest.approx(float((h @ vector - 1).square().mean()))
 
 
+def test_pooling_keeps_the_digits_of_a_small_variance_beside_a_large_mean() -> None:
+    h, *_ = random_positions()
+    h = 1e6 + 1e-2 * (h - h.mean(0))
+    pooled = Moments.pool([Moments.of(h[:50]), Moments.of(h[50:])])
+    torch.testing.assert_close(pooled.cov, Moments.of(h).cov, rtol=1e-6, atol=1e-10)
+
+
+def test_hidden_states_that_overflowed_are_refused() -> None:
+    h, *_ = random_positions()
+    h[3, 2] = math.inf
+    with pytest.raises(InputError, match=r"not finite.*dtype=float32"):
+        Moments.of(h)
+
+
 def test_weights_count_positions_several_times() -> None:
     h, *_ = random_positions(n=20)
     times = torch.arange(20) % 3
@@ -253,6 +267,77 @@ def test_a_ridge_is_chosen_on_blocks_left_out() -> None:
     assert steering.choose_ridge(many) < steering.choose_ridge(few)
     with pytest.raises(InputError, match="at least two"):
         steering.choose_ridge(many[:1])
+
+
+def behind_layer_norm(n: int = 600, d: int = 30) -> tuple[Tensor, Tensor]:
+    """Hidden states behind a LayerNorm in float32, and its hidden bias v: v . h = 1 everywhere."""
+    generator = torch.Generator().manual_seed(0)
+    weight = 0.5 + torch.rand(d, generator=generator)
+    bias = torch.randn(d, generator=generator)
+    x = torch.randn(n, d, generator=generator)
+    h = torch.nn.functional.layer_norm(x, (d,), weight, bias)
+    return h, (1 / weight / (bias / weight).sum()).double()
+
+
+def short_of_rank() -> dict[str, Tensor]:
+    """Hidden states whose covariance has variances that are rounding alone."""
+    h, *_ = random_positions(n=40, d=30)
+    return {
+        "fewer positions than dimensions": h[:16],
+        "few distinct positions": h[:8].repeat(25, 1),
+        "one position": h[:1].repeat(40, 1),
+        "a dead dimension and a copied one": torch.cat([h[:, :10], h[:, :1], 0 * h[:, :1]], dim=1),
+        "behind a LayerNorm": behind_layer_norm()[0],
+    }
+
+
+def with_other_rounding(moments: Moments, seed: int) -> Moments:
+    """What another order of the sums, or another processor, might have made of them."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(moments.cov.shape, generator=generator, dtype=torch.float64)
+    size = 4 * torch.finfo(torch.float64).eps * moments.cov.diagonal().max()
+    return Moments(moments.n, moments.mean, moments.cov + size * (noise + noise.T) / 2)
+
+
+@pytest.mark.parametrize("kind", short_of_rank())
+def test_rounding_chooses_neither_ridge_nor_direction(kind: str) -> None:
+    h = short_of_rank()[kind]
+    folds = [Moments.of(part) for part in h.tensor_split(4)]
+    ridge, vector = steering.choose_ridge(folds), steering.min_variance(Moments.of(h))
+    for seed in range(20):
+        order = torch.randperm(len(h), generator=torch.Generator().manual_seed(seed))
+        for again in (Moments.of(h[order]), with_other_rounding(Moments.of(h), seed)):
+            torch.testing.assert_close(steering.min_variance(again), vector, rtol=1e-4, atol=1e-6)
+        assert steering.choose_ridge([with_other_rounding(f, seed) for f in folds]) == ridge
+        shuffled = [Moments.of(p[torch.randperm(len(p))]) for p in h.tensor_split(4)]
+        assert steering.choose_ridge(shuffled) == ridge
+
+
+def test_ridges_that_do_the_same_are_a_tie_and_the_largest_is_taken() -> None:
+    """Hidden states that vary alike along all axes: no ridge turns the direction."""
+    axes = torch.eye(6, dtype=torch.float64)
+    h = 2.0 + torch.cat([axes, -axes])
+    folds = [Moments.of(h), Moments.of(h)]
+    assert steering.choose_ridge(folds) == max(steering.RIDGES)
+    assert steering.choose_ridge(folds, ridges=(1e-2, 0.0, 1e-3)) == 1e-2
+
+
+def test_with_fewer_positions_than_dimensions_the_direction_is_the_shortest() -> None:
+    h, *_ = random_positions(n=16, d=30)
+    shortest = torch.linalg.pinv(h) @ torch.ones(16, dtype=torch.float64)
+    found = steering.min_variance(Moments.of(h))
+    torch.testing.assert_close(found, shortest, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(h @ found, torch.ones(16, dtype=torch.float64))
+
+
+def test_the_hidden_bias_of_a_layer_norm_is_found() -> None:
+    h, bias = behind_layer_norm()
+    assert steering.choose_ridge([Moments.of(part) for part in h.split(150)]) == 0.0
+    found = steering.min_variance(Moments.of(h))
+    torch.testing.assert_close(found, bias, rtol=1e-4, atol=1e-6)
+    assert float((h.double() @ found - 1).abs().max()) < 1e-5
+    without = steering.min_variance(Moments.of(h / h.norm(dim=1, keepdim=True)))
+    assert float((h.double() @ without - 1).abs().max()) > 1e-2
 
 
 def test_a_robust_direction_holds_where_one_corpus_misleads() -> None:
@@ -534,6 +619,21 @@ def test_tokens_are_spread_over_the_ranking() -> None:
     assert int(drawn[-1]) == int(log_a[:90].argmin())
     assert bool((log_a[drawn].diff() < 0).all())
     assert len(steering.over_the_ranking(log_a, tokens, 1000)) == 90
+
+
+def test_rounding_does_not_choose_the_tokens() -> None:
+    """What it moves is log a as one processor and another find it, by about 2e-6 nats."""
+    generator = torch.Generator().manual_seed(0)
+    log_a = -10 + 2 * torch.randn(50_000, generator=generator, dtype=torch.float64)
+    noise = torch.randn(10, 50_000, generator=generator, dtype=torch.float64)
+    tokens = torch.arange(50_000)
+    drawn = steering.over_the_ranking(log_a, tokens, 200)
+    others = [steering.over_the_ranking(log_a + 2e-6 * x, tokens, 200) for x in noise]
+    assert sum(int((other != drawn).sum()) for other in others) <= 2
+    assert int((steering.over_the_ranking(log_a + noise[0], tokens, 200) != drawn).sum()) > 100
+    ranks = torch.argsort(log_a, descending=True).argsort()[drawn]
+    gap = 50_000 / 199
+    assert float((ranks.diff() - gap).abs().max()) < gap / 2 + 1
 
 
 def test_the_nearest_neighbour_of_a_row_is_itself() -> None:
