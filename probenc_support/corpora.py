@@ -9,7 +9,6 @@ import bisect
 import hashlib
 import itertools
 import json
-import re
 import unicodedata
 import warnings
 from collections.abc import Iterable, Iterator, Sequence, Set
@@ -24,7 +23,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from probenc_support.errors import InputError
-from probenc_support.texts import built_in, documents, label, stream, text
+from probenc_support.texts import built_in, divisions, documents, label, stream, text
 
 __all__ = [
     "COUNT_LIMIT",
@@ -52,6 +51,10 @@ _PIECES = (2**17, 2**18, 2**19, 2**20)
 
 _TELLING = 40
 """Characters from which a paragraph that two documents share tells that they share text."""
+
+_SAME = 0.75
+"""Share of a document that must be left when shared paragraphs are taken out; else it counts as
+the same document."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,19 +181,19 @@ def _pieces(documents: Iterable[str]) -> Iterator[list[str]]:
 def fingerprints(document: str) -> frozenset[int]:
     """What tells a document: 64-bit hashes of it and of its paragraphs of 40 characters or more.
 
-    White space does not count. A document without an empty line counts by its lines.
+    White space does not count. A document that is one paragraph counts by its lines.
     """
-    paragraphs = re.split(r"\n\s*\n", document.strip())
-    if len(paragraphs) == 1:
-        paragraphs = document.strip().split("\n")
-    folded = (" ".join(paragraph.split()) for paragraph in paragraphs)
-    telling = {paragraph for paragraph in folded if len(paragraph) >= _TELLING}
-    return frozenset(map(_hash, telling | {" ".join(document.split())}))
+    telling = filter(_is_telling, divisions(document))
+    return frozenset(map(_fingerprint, [document, *telling]))
 
 
-def _hash(text: str) -> int:
-    digest = hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "little")
+def _is_telling(paragraph: str) -> bool:
+    return len(" ".join(paragraph.split())) >= _TELLING
+
+
+def _fingerprint(text: str) -> int:
+    folded = " ".join(text.split()).encode(errors="surrogatepass")
+    return int.from_bytes(hashlib.blake2b(folded, digest_size=8).digest(), "little")
 
 
 def check_apart(*several: TokenBlocks) -> None:
@@ -230,12 +233,25 @@ def _apart_from(avoided: Set[int], documents: Iterable[str]) -> Iterator[str]:
     """Documents, with nothing in place of those that share text with what is to be avoided."""
     left_out = kept = False
     for document in documents:
-        if avoided and document.strip() and fingerprints(document) & avoided:
-            left_out = True
-            yield ""
-        else:
-            yield document if kept or not left_out else document.lstrip()
-            kept = True
+        rest = _apart(avoided, document) if avoided else document
+        yield rest if kept or not left_out else rest.lstrip()
+        kept |= bool(rest)
+        left_out |= not rest
+
+
+def _apart(avoided: Set[int], document: str) -> str:
+    """A document without the paragraphs that are to be avoided.
+
+    Where these are more than a quarter of it, it counts as the same document and nothing is left;
+    where they are less, they are what many documents share, such as a licence.
+    """
+    if not document.strip() or not fingerprints(document) & avoided:
+        return document
+    if _fingerprint(document) in avoided:
+        return ""
+    kept = [p for p in divisions(document) if not _is_telling(p) or _fingerprint(p) not in avoided]
+    rest = "".join(kept)
+    return rest if len(rest) >= _SAME * len(document) else ""
 
 
 # ------------------------------------------------------------------------------------------- blocks
@@ -254,8 +270,8 @@ def blocks(
 
     Args:
         context_length: the model's; a longer `sequence_length` is refused.
-        exclude: other blocks, or fingerprints; documents that share a paragraph with them are
-            passed over.
+        exclude: other blocks, or fingerprints. Documents that share more than a quarter of their
+            text with them are passed over, and single paragraphs taken out of others.
 
     Raises:
         InputError: no such corpus, no text, too short for one block, or impossible sizes.

@@ -115,7 +115,7 @@ def stream(corpus: str) -> Iterator[str]:
         raise InputError(_unknown(corpus))
     files = _files(path)
     if len(files) == 1:
-        return itertools.chain.from_iterable(map(_paragraphs, _read(files[0])))
+        return filter(None, itertools.chain.from_iterable(map(_paragraphs, _read(files[0]))))
     return _joined(map(_read, files))
 
 
@@ -157,6 +157,12 @@ def _joined(documents: Iterable[Iterable[str]]) -> Iterator[str]:
             found = separator + window if is_first else window
             yield from _paragraphs(found) if is_long else [found]
             is_first, separator = False, "\n\n"
+
+
+def divisions(document: str) -> list[str]:
+    """Paragraphs of a document, or lines where it is one paragraph; concatenated they are it."""
+    found = _paragraphs(document)
+    return found if len(found) > 1 else _lines(document)
 
 
 def _paragraphs(document: str) -> list[str]:

@@ -356,6 +356,40 @@ def test_text_that_cannot_be_divided_is_refused(tmp_path: Path) -> None:
         corpora.parts(str(tmp_path), TOKENIZER, sizes=[512] * 3, sequence_length=32)
 
 
+def test_what_all_documents_share_costs_no_document(tmp_path: Path) -> None:
+    """A licence in each file: the second part has no paragraph of it, and documents enough."""
+    licence = "Copyright of everyone. You may copy this text as often as you like."
+    prose = [d for d in tiny.prose().split("\n\n") if len(d) > 300][:60]
+    for i, document in enumerate(prose):
+        (tmp_path / f"{i:02}.txt").write_text(f"{licence}\n\n{document}\n\nEnd of it.")
+    found = corpora.parts(str(tmp_path), TOKENIZER, sizes=[2048, 2048], sequence_length=32)
+    assert [part.n_positions for part in found] == [2048, 2048]
+    corpora.check_apart(*found)
+    assert licence in _paragraphs(found[0])
+    assert licence not in _paragraphs(found[1])
+    assert TOKENIZER.decode(found[1].ids.ravel()).count("End of it.") > 3
+
+
+@pytest.mark.parametrize("lines", [False, True])
+def test_text_is_known_again_however_it_is_laid_out(tmp_path: Path, lines: bool) -> None:
+    """As one file, whose long paragraph counts as lines, and as a document of a folder."""
+    body = " ".join(tiny.prose().split())[:9000].replace(". ", ".\n")
+    text = body if lines else f"A title\n\n{body}"
+    (tmp_path / "one.txt").write_text(text)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "a.txt").write_text(text)
+    (folder / "b.txt").write_text("Something else. " * 40)
+    first = corpora.blocks(
+        str(tmp_path / "one.txt"), TOKENIZER, n_positions=10**5, sequence_length=32
+    )
+    other = corpora.blocks(
+        str(folder), TOKENIZER, n_positions=10**5, sequence_length=32, exclude=[first]
+    )
+    assert TOKENIZER.decode(other.ids.ravel()).startswith("Something else.")
+    assert other.n_left_out == 1
+
+
 def test_excluded_text_is_left_out_also_from_another_corpus(
     text_file: Path, tmp_path: Path
 ) -> None:
