@@ -19,7 +19,7 @@ from safetensors.torch import save_file as save_safetensors
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from probenc_support import cache, models, training
+from probenc_support import cache, models, names, training
 from probenc_support.errors import InputError
 
 HEADS = ("lm_head.weight", "embed_out.weight", "output.weight", "head.weight")
@@ -125,13 +125,14 @@ def training_run(
     entry, named_seed = models.roster_entry(name)
     seed = seed + named_seed
     source = entry.source if entry else name
-    path = Path(name).expanduser()
+    here = names.model_path(name)
     if source.startswith("trained:"):
         path = training.trained(source.removeprefix("trained:"), seed=seed, device=device)
         short = name.partition("-seed")[0]
         return _run(f"{short}, seed {seed}", str(path), models.revisions(path), local=True)
-    if path.is_dir():
-        return _run(path.resolve().name, str(path), models.revisions(path), local=True)
+    if here is not None and here.is_dir():
+        path = here.resolve()
+        return _run(path.name, str(path), models.revisions(path), local=True)
     if entry is None and "/" not in name:
         models.fetch(name)
     if entry is not None and not entry.checkpoints:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from probenc_support import cache
+from probenc_support import cache, names
 from probenc_support.errors import InputError
 
 DOCSTRING_PACKAGES = {
@@ -75,8 +75,9 @@ def built_in() -> list[str]:
 
 def label(corpus: str) -> str:
     """Name of a corpus for a page: of a file or folder its own name, without the machine's path."""
-    path = Path(corpus).expanduser()
-    return path.resolve().name if path.exists() else corpus
+    if corpus in built_in() and names.on_disk(corpus):
+        names.tell_which(corpus, "the built-in corpus of that name")
+    return names.shown(corpus)
 
 
 def text(corpus: str) -> str:

@@ -99,7 +99,9 @@ def _counts(run: TrainingRun, source: str, n_rows: int) -> tuple[NDArray[np.int6
         return read_counts(path, n_rows), "the text that the model was trained on, exactly"
     if source.endswith(".npy"):
         return read_counts(Path(source).expanduser(), n_rows), f"the table {Path(source).name}"
-    return corpora.token_counts(source, run.tokenizer(), n_rows), f"the corpus {source}"
+    return corpora.token_counts(
+        source, run.tokenizer(), n_rows
+    ), f"the corpus {corpora.label(source)}"
 
 
 def read_counts(path: Path, n_rows: int) -> NDArray[np.int64]:
