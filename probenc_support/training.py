@@ -357,7 +357,7 @@ class _Run:
         record = {
             "recipe": asdict(self.recipe),
             "seed": self.seed,
-            "corpus": self.text.corpus,
+            "corpus": corpora.label(self.text.corpus),
             "text_hash": self.text.hash,
             "n_parameters": self.model.num_parameters(),
             "tokens": self.recipe.tokens,
@@ -456,6 +456,12 @@ def _check_same(folder: Path, recipe: Recipe, text: Text, seed: int) -> None:
     mine = {"recipe": asdict(recipe), "text": text.hash, "seed": seed}
     path = folder / "recipe.json"
     if not path.is_file():
+        found = folder.iterdir() if folder.is_dir() else ()
+        if any(not path.name.startswith(".tmp-") for path in found):
+            raise InputError(
+                f"{folder} holds files that no training run of this project wrote: name another "
+                "folder, which may be new or empty."
+            )
         with cache.atomic_path(path) as temporary:
             temporary.write_text(json.dumps(mine), encoding="utf-8")
     if json.loads(path.read_text(encoding="utf-8")) != mine:
