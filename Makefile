@@ -5,6 +5,7 @@ VENV   ?= .venv
 CORES  ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
 CONFIG ?= config.yaml
 MODELS ?=
+export MODELS CONFIG
 
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -13,18 +14,19 @@ STAMP := $(VENV)/.installed
 
 help:
 	@echo "make book        environment, models, notebooks, pages: open _build/html/index.html"
-	@echo "                 MODELS='gpt2 path/to/folder' adds models; CORES=8, CONFIG=my.yaml"
+	@echo "                 MODELS='gpt2 path/to/folder' adds models (a path with blanks in"
+	@echo "                 quotes: MODELS=\"gpt2 'my models/one'\"); CORES=8, CONFIG=my.yaml"
 	@echo "make test        style, types and tests"
 	@echo "make check-book  links, figures and numbers of the pages that make book made"
 	@echo "make benchmark   measures the package against the direct ways (book/benchmarks)"
 	@echo "make pdf         the book as one PDF, where Chromium is installed"
-	@echo "make clean       removes the runs and pages (not the environment, nor the cache)"
+	@echo "make clean       removes what the runs wrote, and the pages (not the environment, nor the cache)"
 
 book: $(STAMP)
-	@$(BIN)/python book/build.py --cores $(CORES) --configfile $(CONFIG) --models "$(MODELS)"
+	@$(BIN)/python book/build.py --cores $(CORES) --configfile "$$CONFIG" --models="$$MODELS"
 
 notebooks: $(STAMP)
-	@$(BIN)/python book/build.py --cores $(CORES) --configfile $(CONFIG) --models "$(MODELS)" --no-site
+	@$(BIN)/python book/build.py --cores $(CORES) --configfile "$$CONFIG" --models="$$MODELS" --no-site
 
 test: lint browser
 	$(BIN)/python -m pytest -m "not book"
@@ -60,5 +62,5 @@ browser:
 	  echo "No chromium and chromedriver: the checks in a browser will be skipped."
 
 clean:
-	rm -rf _build .snakemake results .mypy_cache .ruff_cache .benchmarks
-	git clean -fdxq book/runs
+	rm -rf _build .snakemake .mypy_cache .ruff_cache .benchmarks
+	@! test -x $(BIN)/python || $(BIN)/python book/clean.py

@@ -6,7 +6,7 @@ import re
 import shlex
 from pathlib import Path
 
-from probenc_support import execute, matrix
+from probenc_support import execute, matrix, names
 
 
 # A file named on the command line stands in place of config.yaml, not on top of it.
@@ -18,7 +18,7 @@ if "models" not in config:
 RUNS = execute.RUNS.as_posix()
 CELLS = {f"{cell.slug}/{cell.notebook}": cell for cell in matrix.cells(config)}
 MODELS = {cell.slug: cell.model for cell in CELLS.values()}
-ENTRIES = {execute.slug(name): entry for name, entry in matrix.models(config).items()}
+ENTRIES = {names.slug(name): entry for name, entry in matrix.models(config).items()}
 ACROSS = f"{RUNS}/{matrix.ACROSS}/06_across_models.ipynb"
 
 
@@ -106,6 +106,8 @@ rule notebook:
     input:
         fetched=lambda wildcards: f"{RUNS}/{known(wildcards).slug}/.fetched",
         notebook=source,
+        # Other releases of the libraries may give other numbers.
+        pins="constraints.txt",
         modules=lambda wildcards: modules(source(wildcards)),
     output:
         page=f"{RUNS}/{{cell}}.ipynb",

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import psutil
 import yaml
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
-from probenc_support import execute, matrix
+from probenc_support import cache, execute, matrix, names, run_files
+from probenc_support.__main__ import in_utf8
 from probenc_support.errors import InputError
 
 INDEX = Path("_build/html/index.html")
@@ -36,15 +37,18 @@ class Absent:
 
 
 def main() -> int:
+    in_utf8()
     options = _arguments()
     config = yaml.safe_load(Path(options.configfile).read_text(encoding="utf-8"))
-    config["MODELS"] = options.models
     Path("_build").mkdir(exist_ok=True)
-    lock = FileLock("_build/.make-book.lock")
     try:
+        options.models = config["MODELS"] = names.split(options.models)
         cells = matrix.cells(config)
-        with lock.acquire(timeout=0):
+        lock = cache.acquired(Path("_build/.make-book.lock"), timeout=0)
+        try:
             return _make(cells, options)
+        finally:
+            lock.release()
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
@@ -55,7 +59,9 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", default="", help="further models, separated by blanks")
+    parser.add_argument(
+        "--models", default="", help="further models, separated by blanks, quoted as in a shell"
+    )
     parser.add_argument("--cores", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--configfile", default="config.yaml")
     parser.add_argument("--no-site", action="store_true", help="stop after the notebooks")
@@ -65,8 +71,7 @@ def _arguments() -> argparse.Namespace:
 
 def _make(cells: list[matrix.Cell], options: argparse.Namespace) -> int:
     began = time.time()
-    for cell in cells:
-        _drop_incomplete(cell)
+    _check_pages(cells)
     limits = _limits(cells)
     codes = [_snakemake("cells", options, limits)]
     if not options.no_site:
@@ -102,23 +107,35 @@ def _snakemake(target: str, options: argparse.Namespace, limits: list[str]) -> i
         # A lock of ours guards the folder: unlike Snakemake's it is gone with a killed process.
         *("--nolock", "--keep-going", "--rerun-incomplete", "--quiet", "host", "reason"),
         *("--scheduler", "greedy", "--resources", *limits),
-        *("--configfile", options.configfile, "--config", f"MODELS={options.models}"),
+        # A list in JSON keeps blanks and quotes within names; Snakemake reads it as YAML.
+        *("--configfile", options.configfile, "--config", f"MODELS={json.dumps(options.models)}"),
         *options.snakemake,
     ]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     threads = os.environ.get("OMP_NUM_THREADS", "1")
-    environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": threads}
+    environment = {
+        **os.environ, "PATH": path, "OMP_NUM_THREADS": threads, "PYTHONUTF8": "1",
+    }  # fmt: skip
     return subprocess.run(command, env=environment, check=False).returncode
 
 
-def _drop_incomplete(cell: matrix.Cell) -> None:
-    """Removes the page of a run that has lost one of its files, so that the run is made again."""
-    if not cell.page.is_file():
-        return
-    metadata = json.loads(cell.page.read_text(encoding="utf-8"))["metadata"]
-    files = metadata.get("probenc", {}).get("files", [])
-    if any(not (cell.page.parent / file).is_file() for file in files):
-        cell.page.unlink()
+def _check_pages(cells: list[matrix.Cell]) -> None:
+    """Names the runs with files that are lost or damaged, and removes their pages where they belong
+    to the matrix, so that these are made again.
+
+    Raises:
+        InputError: in the place of a page is a notebook that no run of this project wrote.
+    """
+    across = execute.RUNS / matrix.ACROSS / "06_across_models.ipynb"
+    own = {*(cell.page for cell in cells), across}
+    for page in sorted(own):
+        run_files.check_page(page)
+    for page in sorted(execute.RUNS.glob("*/[0-9]*.ipynb")):
+        if wrong := run_files.damage(page):
+            again = "it is made again" if page in own else "it is left out"
+            print(f"{wrong}: {again}.", file=sys.stderr)
+            if page in own:
+                page.unlink()
 
 
 def _absent(cell: matrix.Cell) -> Absent | None:
@@ -155,8 +172,8 @@ def _steps(began: float) -> Iterator[tuple[str, str, float, float]]:
     files = [*execute.RUNS.glob("*/*.benchmark.tsv"), *Path("_build").glob("*.benchmark.tsv")]
     for file in files:
         if file.stat().st_mtime >= began:
-            header, values = file.read_text(encoding="utf-8").splitlines()[:2]
-            row = dict(zip(header.split("\t"), values.split("\t"), strict=True))
+            if not (row := run_files.read_row(file)):
+                continue
             memory = row["max_rss"]
             step = file.name.removesuffix(".benchmark.tsv")
             model = file.parent.name if file.parent.parent == execute.RUNS else ""

@@ -1,8 +1,10 @@
 """Command line: `python -m probenc_support models | fetch | run | train | cache | doctor`."""
 
 import argparse
+import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,6 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: 0 done, 1 a run failed, 2 the input was refused (with one sentence on stderr).
     """
+    if arguments is None:
+        in_utf8()
     words = sys.argv[1:] if arguments is None else list(arguments)
     options = _parser(training="train" in words[:1]).parse_args(words)
     try:
@@ -92,7 +96,7 @@ def _parser(*, training: bool) -> argparse.ArgumentParser:
 
 
 def _models(options: argparse.Namespace) -> None:
-    from probenc_support.models import ROSTER
+    from probenc_support.roster import ROSTER
 
     print(f"{'name':<24}{'parameters':>11}{'float32':>10}  {'checkpoints':<30}source")
     for entry in ROSTER.values():
@@ -130,6 +134,11 @@ def _run(options: argparse.Namespace) -> int:
         for name in ("corpus", "eval_corpus")
         if (value := getattr(options, name)) is not None
     }
+    if options.results_dir and len(set(options.model)) > 1:
+        raise InputError(
+            "--results-dir names one folder, and the pages of one model would take the place of "
+            "another's there: run the models one by one, or leave it out."
+        )
     worst = 0
     for model in options.model:
         for notebook in options.notebook or _suitable(model):
@@ -144,9 +153,9 @@ def _run(options: argparse.Namespace) -> int:
 
 def _suitable(model: str) -> list[str]:
     """Notebooks 01 to 04, and 05 where the model has checkpoints."""
-    from probenc_support.models import ROSTER
+    from probenc_support.roster import roster_entry
 
-    entry = ROSTER.get(model)
+    entry, _ = roster_entry(model)
     return ["01", "02", "03", "04", *(["05"] if entry and entry.checkpoints else [])]
 
 
@@ -233,12 +242,22 @@ def _existing(path: Path) -> Path:
 
 def _writable(path: Path) -> tuple[bool, str]:
     try:
-        with cache.atomic_path(path / ".doctor") as probe:
-            probe.write_text("ok")
-        (path / ".doctor").unlink()
+        with cache.writing(path):
+            path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".tmp-", dir=path) as probe:
+                (Path(probe) / "probe").write_text("ok")
     except InputError as error:
         return False, str(error)
     return True, f"{path} can be written"
+
+
+def in_utf8() -> None:
+    """Starts this program anew in Python's UTF-8 mode where names and text would be read as ASCII,
+    as under LC_ALL=C."""
+    told = os.environ.get("PYTHONUTF8") == "1" or sys.flags.utf8_mode
+    if os.name == "posix" and sys.getfilesystemencoding() != "utf-8" and not told:
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 if __name__ == "__main__":

@@ -12,21 +12,49 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
-from filelock import FileLock
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
+from probenc_support import names
 from probenc_support.errors import InputError
 
-KINDS = ("models", "corpora", "passes", "training")
+_HASH = r"[0-9a-f]"
+ENTRIES = {
+    "models": rf"gguf\w*-{_HASH}{{16}}|E-of-.+",
+    "corpora": r"docstrings-\w+-.+-v\d+\.json",
+    "passes": rf"{_HASH}{{24,64}}",
+    "training": rf"[\w.-]+-seed\d+-{_HASH}{{12}}|text-{_HASH}{{12}}-\d+-\d+-\d+",
+}
+"""Subfolders of the cache, and how this project names what it keeps in each.
+
+Anything else there belongs to somebody else: `$PROBENC_CACHE` may be a folder that has a `models`
+of its own.
+"""
+KINDS = tuple(ENTRIES)
 """Subfolders of the cache."""
+_HALF_WRITTEN = r"|\.tmp-[a-z0-9_]{8}"
 
 _UNWRITABLE = {
-    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENOTDIR
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENOTDIR,
+    errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG,
 }  # fmt: skip
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
 
 
 def cache_dir() -> Path:
-    """Where models, corpora and passes lie: `$PROBENC_CACHE`, else the user's cache folder."""
-    return Path(os.environ.get("PROBENC_CACHE") or platformdirs.user_cache_dir("probenc"))
+    """Where models, corpora and passes lie: `$PROBENC_CACHE`, else the user's cache folder.
+
+    Raises:
+        InputError: none is named and the user has no home folder.
+    """
+    folder = names.expanded(
+        os.environ.get("PROBENC_CACHE") or platformdirs.user_cache_dir("probenc")
+    )
+    if str(folder).startswith("~"):
+        raise InputError(
+            "The cache has no place, since this user has no home folder: name a folder that can be "
+            "written by the environment variable PROBENC_CACHE."
+        )
+    return folder
 
 
 @contextlib.contextmanager
@@ -42,11 +70,27 @@ def writing(what: str | Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _UNWRITABLE:
             raise
-        raise InputError(
-            f"Cannot write {what} ({os.strerror(error.errno or 0)}): free some space or name a "
-            "folder that can be written, by the environment variable PROBENC_CACHE for the cache "
-            "or by the parameter results_dir for results."
-        ) from error
+        raise _unwritable(what, error) from error
+
+
+def _unwritable(what: str | Path, error: OSError) -> InputError:
+    return InputError(
+        f"Cannot write {what} ({os.strerror(error.errno or 0)}): free some space or name a folder "
+        "that can be written, by the environment variable PROBENC_CACHE for the cache or by the "
+        "parameter results_dir for results."
+    )
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder and those above it, where they are not there.
+
+    Raises:
+        InputError: it cannot be made, for whatever reason.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from error
 
 
 @contextlib.contextmanager
@@ -72,8 +116,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     part of it; a process killed inside leaves only a `.tmp-*` name, which `clear` removes.
     """
     path = Path(path)
+    make_folder(path.parent)
     with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
         holder = Path(tempfile.mkdtemp(prefix=".tmp-", dir=path.parent))
     temporary = holder / path.name
     try:
@@ -90,14 +134,33 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 def locked(name: str) -> Iterator[None]:
     """Holds an inter-process lock in the cache: a second process waits here for the first."""
     path = cache_dir() / "locks" / f"{name}.lock"
+    make_folder(path.parent)
     with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path)
-        lock.acquire()
+        lock = acquired(path)
     try:
         yield
     finally:
         lock.release()
+
+
+def acquired(path: Path, *, timeout: float = -1) -> BaseFileLock:
+    """A lock that is held: by the operating system, or by the mere existence of a file where the
+    file system knows no locks (some network drives).
+
+    Raises:
+        Timeout: another process held it for `timeout` seconds (negative: wait).
+    """
+    lock: BaseFileLock = FileLock(path, timeout=timeout)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+            raise
+        lock = SoftFileLock(path.with_name(f"{path.name}-file"), timeout=timeout)
+        lock.acquire()
+    return lock
 
 
 def file_hash(path: str | Path) -> str:
@@ -124,12 +187,14 @@ def _size(path: Path) -> int:
 
 
 def entries() -> list[Entry]:
-    """Everything in the cache, one entry a model, corpus or pass, the least recently used first."""
+    """What this project keeps in the cache, one entry a model, corpus or pass, the least recently
+    used first."""
     found = []
-    for kind in KINDS:
+    for kind, pattern in ENTRIES.items():
         folder = cache_dir() / kind
         if folder.is_dir():
-            found += [Entry(p, _size(p), p.stat().st_mtime) for p in folder.iterdir()]
+            own = (p for p in folder.iterdir() if re.fullmatch(pattern + _HALF_WRITTEN, p.name))
+            found += [Entry(p, _size(p), p.lstat().st_mtime) for p in own]
     return sorted(found, key=lambda entry: entry.used)
 
 
@@ -148,8 +213,8 @@ def clear(kind: str = "") -> int:
 
 
 def remove(path: Path) -> None:
-    """Removes a file or folder, if there is one."""
-    if path.is_dir():
+    """Removes a file or folder, if there is one; of a link the link alone."""
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)

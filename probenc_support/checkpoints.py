@@ -20,7 +20,7 @@ from safetensors.torch import save_file as save_safetensors
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from probenc_support import cache, hub, loading, models, training
+from probenc_support import cache, hub, loading, models, names, training
 from probenc_support import weights as files
 from probenc_support.errors import InputError
 
@@ -50,7 +50,7 @@ class TrainingRun:
         """Folder with the whole checkpoint, downloaded if need be."""
         return models.fetch(self.source, revision=self.revisions[step])
 
-    def names(self, step: int) -> files.HeadNames:
+    def head_names(self, step: int) -> files.HeadNames:
         """What E and its neighbours are called in the weight files of a checkpoint."""
         return files.head_names(self._configured(step))
 
@@ -103,7 +103,7 @@ class TrainingRun:
     def embedding(self, step: int) -> Tensor:
         """E [V, d] of a checkpoint, float32; of a safetensors file, only its bytes are fetched."""
         if self.local:
-            return files.read_head(self.folder(step), self.names(step))
+            return files.read_head(self.folder(step), self.head_names(step))
         return _hub_embedding(self.source, self._configured(step), self.revisions[step])
 
     def select(self, steps: Iterable[int]) -> "TrainingRun":
@@ -134,13 +134,14 @@ def training_run(
     entry, named_seed = models.roster_entry(name)
     seed = seed + named_seed
     source = entry.source if entry else name
-    path = Path(name).expanduser()
+    here = names.model_path(name)
     if source.startswith("trained:"):
         path = training.trained(source.removeprefix("trained:"), seed=seed, device=device)
         short = name.partition("-seed")[0]
         return _run(f"{short}, seed {seed}", str(path), models.revisions(path), local=True)
-    if path.is_dir():
-        return _run(path.resolve().name, str(path), models.revisions(path), local=True)
+    if here is not None and here.is_dir():
+        path = here.resolve()
+        return _run(path.name, str(path), models.revisions(path), local=True)
     if entry is None and "/" not in name:
         models.fetch(name)
     if entry is not None and not entry.checkpoints:

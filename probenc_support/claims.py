@@ -5,13 +5,14 @@ when the near end of the metric's 95 % interval passes the threshold, too; where
 and the near end does not, it is `unsure`. The claims page shows every threshold beside the number.
 """
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
+
+from probenc_support import run_files
 
 
 class Verdict(StrEnum):
@@ -120,22 +121,28 @@ class Run:
 
 
 def runs(folder: Path) -> list[Run]:
-    """Every complete run below a folder of runs, by model and then by notebook."""
+    """Every complete run below a folder of runs, by model and then by notebook.
+
+    A run with a file that is empty, cut off or damaged is named on stderr and left out.
+    """
     found = []
     for path in sorted(folder.glob("*/[0-9]*.metrics.json")):
         name = path.name.removesuffix(".metrics.json")
         page = path.with_name(f"{name}.ipynb")
-        if page.is_file():
-            provenance = path.with_name(f"{name}.provenance.json")
-            found.append(
-                Run(
-                    model=path.parent.name,
-                    notebook=name,
-                    metrics=_read(path),
-                    provenance=_read(provenance) if provenance.is_file() else {},
-                    page=page,
-                )
+        if not page.is_file():
+            continue
+        if wrong := run_files.damage(page):
+            run_files.tell(f"{wrong}: this run is left out until it is made again.")
+            continue
+        found.append(
+            Run(
+                model=path.parent.name,
+                notebook=name,
+                metrics=run_files.read_object(path),
+                provenance=run_files.read_object(path.with_name(f"{name}.provenance.json")),
+                page=page,
             )
+        )
     return found
 
 
@@ -145,11 +152,6 @@ def metrics_by_model(found: Iterable[Run]) -> dict[str, dict[str, Mapping[str, f
     for run in found:
         table.setdefault(run.model, {})[run.notebook] = run.metrics
     return table
-
-
-def _read(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
 
 
 def judge(claim: Claim, model: str, metrics: Mapping[str, Mapping[str, float]]) -> Finding:

@@ -231,7 +231,7 @@ def group_of(name: str, names: HeadNames) -> str:
     """Which part of the model a tensor belongs to: input embedding, a layer, final norm, or E.
 
     Args:
-        names: what the architecture calls its embeddings, see `TrainingRun.names`.
+        names: what the architecture calls its embeddings, see `TrainingRun.head_names`.
     """
     if name in names.head or (names.tied and name in names.inputs):
         return EMBEDDING
@@ -293,7 +293,7 @@ def convergence(run: TrainingRun, *, embedding_only: bool = False) -> Convergenc
         return {"E": run.embedding(step)} if embedding_only else run.weights(step)
 
     first, final = read(steps[0]), read(steps[-1])
-    members = {EMBEDDING: ["E"]} if embedding_only else _groups(final, run.names(steps[-1]))
+    members = {EMBEDDING: ["E"]} if embedding_only else _groups(final, run.head_names(steps[-1]))
     sums = {group: _Sums() for group in members}
     before = first
     for step in steps:

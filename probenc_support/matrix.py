@@ -9,12 +9,12 @@ from typing import Any
 
 import nbformat
 
-from probenc_support import execute
+from probenc_support import execute, names
 from probenc_support.errors import InputError
 
 FETCH = "fetch"
 """Name of the step that gets (or trains) a model before its notebooks."""
-ACROSS = execute.ALL_MODELS
+ACROSS = names.ALL_MODELS
 """Folder below `book/runs` of the notebook that compares the models."""
 
 
@@ -52,7 +52,7 @@ def cells(config: Mapping[str, Any]) -> list[Cell]:
             found.append(
                 Cell(
                     model=model,
-                    slug=execute.slug(model),
+                    slug=names.slug(model),
                     notebook=notebook,
                     parameters=_layers(config, entry, "parameters", notebook),
                     resources=_layers(config, entry, "resources", notebook),
@@ -64,13 +64,16 @@ def cells(config: Mapping[str, Any]) -> list[Cell]:
 def models(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """Models with their entries: those of the file, then those of the command line.
 
+    `MODELS` is a list, or one line as `names.split` reads it.
+
     Raises:
         InputError: two models would share a folder, or there is none.
     """
     entries: dict[str, Mapping[str, Any]] = {
         str(name): entry or {} for name, entry in (config.get("models") or {}).items()
     }
-    for name in str(config.get("MODELS") or "").split():
+    added = config.get("MODELS") or ""
+    for name in names.split(added) if isinstance(added, str) else map(str, added):
         entries.setdefault(name, config.get("added_models") or {})
     if not entries:
         raise InputError("config.yaml names no model: give one under `models`, or by MODELS=...")
@@ -78,14 +81,15 @@ def models(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return entries
 
 
-def _check_slugs(names: Iterable[str]) -> None:
+def _check_slugs(models: Iterable[str]) -> None:
+    # Many file systems do not tell capitals from small letters.
     owner: dict[str, str] = {ACROSS: "the comparison of all models"}
-    for name in names:
-        other = owner.setdefault(execute.slug(name), name)
+    for name in models:
+        other = owner.setdefault(names.slug(name).lower(), name)
         if other != name:
             raise InputError(
                 f"{name!r} and {other!r} would share the folder {execute.RUNS}/"
-                f"{execute.slug(name)}: rename one of them."
+                f"{names.slug(name)}: rename one of them."
             )
 
 

@@ -1,8 +1,10 @@
 """Parameters of a notebook, checked in its first cell: one clear sentence for what is wrong."""
 
+import ast
 import contextlib
 import difflib
 import json
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from probenc_support import names, run_files
 from probenc_support.errors import InputError
 
 
@@ -148,6 +151,21 @@ class Parameters:
     started: float = field(default_factory=time.time)
     """Seconds since the epoch."""
 
+    @property
+    def model_name(self) -> str:
+        """The model as a page shows it: a folder or file by its own name."""
+        return names.shown(self.model)
+
+    @property
+    def corpus_name(self) -> str:
+        """The corpus as a page shows it."""
+        return names.shown(self.corpus)
+
+    @property
+    def eval_corpus_name(self) -> str:
+        """The other corpus as a page shows it."""
+        return names.shown(self.eval_corpus)
+
 
 def check(notebook: str, namespace: Mapping[str, Any], **own: Kind) -> Parameters:
     """Checks the parameters that stand in a notebook's namespace.
@@ -162,8 +180,9 @@ def check(notebook: str, namespace: Mapping[str, Any], **own: Kind) -> Parameter
     """
     kinds = {**SHARED, **own}
     given = {name: value for name, value in namespace.items() if _is_parameter(name, value)}
+    leftover = _leftovers(namespace, kinds)
     for name in given:
-        if name not in kinds:
+        if name not in kinds and name not in leftover:
             near = difflib.get_close_matches(name, kinds, n=1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(kinds)}."
             raise InputError(f"{notebook} has no parameter {name!r}; {hint}")
@@ -178,7 +197,45 @@ def check(notebook: str, namespace: Mapping[str, Any], **own: Kind) -> Parameter
         )
     shared = {name: values[name] for name in SHARED}
     shared["results_dir"] = _results_dir(values["results_dir"], values["model"])
+    run_files.check_results(shared["results_dir"], notebook)
     return Parameters(notebook=notebook, own={name: values[name] for name in own}, **shared)
+
+
+def _leftovers(namespace: Mapping[str, Any], kinds: Mapping[str, Kind]) -> set[str]:
+    """Names in a live kernel that later cells of an earlier run left, so that they are no
+    parameters.
+
+    What counts besides are the names that the cell of the parameters, as it was last run, and the
+    cells between it and the check assign; and of cells run since, those that assign nothing but
+    what is a parameter or nearly the name of one.
+    """
+    history = [code for code in namespace.get("In", [])[:-1] if isinstance(code, str)]
+    checks = [i for i, code in enumerate(history) if "parameters.check(" in code]
+    assigned = [_assigned(code) for code in history]
+    starts = [i for i, found in enumerate(assigned) if SHARED.keys() <= found]
+    if not (checks and starts):
+        return set()
+    stop = min((i for i in checks if i > starts[-1]), default=len(history))
+    wanted = set().union(*assigned[starts[-1] : stop])
+    for later in assigned[stop:]:
+        if all(difflib.get_close_matches(name, kinds, n=1, cutoff=0.8) for name in later):
+            wanted |= later
+    return namespace.keys() - wanted
+
+
+def _assigned(code: str) -> set[str]:
+    """Names that a cell assigns at its top level, outside of branches and loops."""
+    try:
+        statements = ast.parse(code).body
+    except (SyntaxError, ValueError):
+        return set()
+    assignments = [one for one in statements if isinstance(one, ast.Assign | ast.AnnAssign)]
+    return {
+        node.id
+        for one in assignments
+        for node in ast.walk(one)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }
 
 
 def _is_parameter(name: str, value: Any) -> bool:
@@ -187,6 +244,7 @@ def _is_parameter(name: str, value: Any) -> bool:
 
 
 def _results_dir(text: str, model: str) -> Path:
-    from probenc_support.execute import slug
-
-    return (Path(text).expanduser() if text else Path("results") / slug(model)).resolve()
+    folder = names.expanded(text) if text else Path("results") / names.slug(model)
+    if os.path.isfile(folder):  # noqa: PTH113 (Path.is_file may raise)
+        raise InputError(f"results_dir {folder} is a file; name a folder.")
+    return folder.resolve()

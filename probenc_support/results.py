@@ -13,8 +13,8 @@ from typing import Any
 
 import pandas as pd
 
-from probenc_support import cache
-from probenc_support.corpora import TokenBlocks, label
+from probenc_support import cache, names, run_files
+from probenc_support.corpora import TokenBlocks
 from probenc_support.inference import peak_memory_mb
 from probenc_support.loading import resolve_device
 from probenc_support.models import LanguageModel
@@ -43,8 +43,9 @@ class Results:
             display(Markdown(f"**Mind the first token.** {lm.probe.warning}"))  # type: ignore[no-untyped-call]
         self._metrics: dict[str, float | int] = {}
 
-    def _path(self, suffix: str) -> Path:
-        return self.parameters.results_dir / f"{self.parameters.notebook}.{suffix}"
+    def _claim(self, suffix: str) -> Path:
+        own = self.parameters
+        return run_files.claim(own.results_dir, own.notebook, f"{own.notebook}.{suffix}")
 
     def metrics(self, **values: Any) -> None:
         """Adds metrics: flat names to finite numbers.
@@ -59,10 +60,14 @@ class Results:
                 self._metrics[name] = number
 
     def table(self, name: str, frame: pd.DataFrame) -> None:
-        """Writes `<notebook>.<name>.parquet` and `.csv`."""
-        with cache.atomic_path(self._path(f"{name}.parquet")) as temporary:
+        """Writes `<notebook>.<name>.parquet` and `.csv`.
+
+        Raises:
+            InputError: such a file is there that no run of this project wrote.
+        """
+        with cache.atomic_path(self._claim(f"{name}.parquet")) as temporary:
             frame.to_parquet(temporary, index=False)
-        with cache.atomic_path(self._path(f"{name}.csv")) as temporary:
+        with cache.atomic_path(self._claim(f"{name}.csv")) as temporary:
             frame.to_csv(temporary, index=False, float_format="%.6g")
 
     def provenance(self) -> dict[str, Any]:
@@ -73,11 +78,12 @@ class Results:
         device = lm.device if lm else resolve_device("cpu")
         return {
             "notebook": own.notebook,
-            "model": _named(own.model),
+            "model": own.model_name,
+            "model_source": names.model_source(own.model),
             "revision": own.revision,
             "weights_sha256": lm.weights_hash if lm else "",
             **(model_facts(lm) if lm else {}),
-            "corpus": _named(own.corpus),
+            "corpus": own.corpus_name,
             "corpus_sha256": blocks.hash if blocks else "",
             "parameters": parameters,
             "seed": own.seed,
@@ -97,8 +103,8 @@ class Results:
         from IPython.display import HTML, display
 
         facts = self.provenance()
-        _write_json(self._path("provenance.json"), facts)
-        _write_json(self._path("metrics.json"), self._metrics)
+        _write_json(self._claim("provenance.json"), facts)
+        _write_json(self._claim("metrics.json"), self._metrics)
         display(HTML(provenance_box(facts)))  # type: ignore[no-untyped-call]
 
 
@@ -106,7 +112,7 @@ def _named(value: Any) -> Any:
     """The value, files and folders by their own names: a page tells no path of its machine."""
     if isinstance(value, list | tuple):
         return [_named(item) for item in value]
-    return label(value) if isinstance(value, str) and value else value
+    return names.shown(value) if isinstance(value, str) else value
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
@@ -125,11 +131,8 @@ def model_facts(lm: LanguageModel) -> dict[str, Any]:
 
 
 def load_metrics(folder: str | Path, notebook: str) -> dict[str, float]:
-    """The metrics that a notebook left in a results folder; empty where it left none."""
-    path = Path(folder) / f"{notebook}.metrics.json"
-    if not path.is_file():
-        return {}
-    return {str(k): v for k, v in json.loads(path.read_text(encoding="utf-8")).items()}
+    """The metrics that a notebook left in a results folder; empty where none can be read."""
+    return run_files.read_object(Path(folder) / f"{notebook}.metrics.json")
 
 
 def device_name(device: Any) -> str:
@@ -144,7 +147,7 @@ def device_name(device: Any) -> str:
 def _processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
-        for line in cpuinfo.read_text().splitlines():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
@@ -155,9 +158,16 @@ def commit() -> str:
     here = Path(__file__).resolve().parents[1]
 
     def git(*words: str) -> str:
-        done = subprocess.run(
-            ["git", "-C", str(here), *words], capture_output=True, text=True, check=False
-        )
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(here), *words],
+                capture_output=True,
+                encoding="utf-8",
+                errors="replace",
+                check=False,
+            )
+        except OSError:
+            return ""
         return done.stdout.strip() if done.returncode == 0 else ""
 
     head = git("rev-parse", "--short=12", "HEAD")

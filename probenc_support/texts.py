@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from probenc_support import cache
+from probenc_support import cache, names
 from probenc_support.errors import InputError
 
 DOCSTRING_PACKAGES = {
@@ -55,9 +55,9 @@ def built_in() -> list[str]:
 
 def label(corpus: str) -> str:
     """Name of a corpus for a page: of a file or folder its own name, without the machine's path."""
-    path = _path(corpus)
-    named = corpus not in built_in() and path is not None
-    return path.resolve().name if named and path else corpus
+    if corpus in built_in() and names.on_disk(corpus):
+        names.tell_which(corpus, "the built-in corpus of that name")
+    return names.shown(corpus)
 
 
 def text(corpus: str) -> str:

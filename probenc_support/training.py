@@ -384,7 +384,10 @@ class _Run:
         state = torch.load(path, map_location=self.device, weights_only=True)
         folder = self.folder / f"step{state['step']}"
         with loading.quiet():
-            kept = GPTNeoXForCausalLM.from_pretrained(folder, dtype=torch.float32)
+            kept, report = GPTNeoXForCausalLM.from_pretrained(
+                folder, dtype=torch.float32, output_loading_info=True
+            )
+        loading.check_loaded(report, folder)
         self.model.load_state_dict(kept.state_dict())
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.losses = int(state["step"]), list(state["losses"])
@@ -399,7 +402,7 @@ class _Run:
         record = {
             "recipe": asdict(self.recipe),
             "seed": self.seed,
-            "corpus": self.text.corpus,
+            "corpus": corpora.label(self.text.corpus),
             "text_hash": self.text.hash,
             "n_parameters": self.model.num_parameters(),
             "tokens": self.recipe.tokens,
@@ -499,6 +502,12 @@ def _check_same(folder: Path, recipe: Recipe, text: Text, seed: int) -> None:
     mine = {"recipe": asdict(recipe), "text": text.hash, "seed": seed, "version": _VERSION}
     path = folder / "recipe.json"
     if not path.is_file():
+        found = folder.iterdir() if folder.is_dir() else ()
+        if any(not path.name.startswith(".tmp-") for path in found):
+            raise InputError(
+                f"{folder} holds files that no training run of this project wrote: name another "
+                "folder, which may be new or empty."
+            )
         with cache.atomic_path(path) as temporary:
             temporary.write_text(json.dumps(mine), encoding="utf-8")
     if json.loads(path.read_text(encoding="utf-8")) != mine:

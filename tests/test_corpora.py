@@ -432,7 +432,9 @@ def test_notebooks_judge_on_text_on_which_nothing_was_chosen(
     exec(cells["cell-01"], given)
     own = SimpleNamespace(**given | parameters, own=given | parameters)
     lm = SimpleNamespace(tokenizer=TOKENIZER, context_length=1024)
-    text_only = cells[cell].split("corpora.check_apart")[0].split("first_token=p.first_token\n)\n", 1)[1]
+    text_only = (
+        cells[cell].split("corpora.check_apart")[0].split("first_token=p.first_token\n)\n", 1)[1]
+    )
     names = {"p": own, "lm": lm, "corpora": corpora}
     exec(text_only, names)
     found = names["apart"]

@@ -39,6 +39,7 @@ def test_a_run_leaves_its_page_and_nothing_half_done(tmp_path: Path) -> None:
         str(path), model="owner/name", results_dir=tmp_path / "runs", parameters={"seed": 7}
     )
     assert sorted(file.name for file in page.parent.iterdir()) == [
+        ".01_x.written",
         "01_x.ipynb",
         "01_x.metrics.json",
     ]
@@ -154,7 +155,7 @@ def test_an_unknown_notebook_is_refused() -> None:
 
 
 def test_notebooks_are_found_by_number_name_and_path() -> None:
-    for name in execute.names():
+    for name in execute.notebooks():
         path = ROOT / "notebooks" / f"{name}.ipynb"
         assert execute.source(name) == execute.source(name[:2]) == execute.source(str(path)) == path
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import shlex
 import shutil
 import signal
 import subprocess
@@ -285,6 +286,93 @@ def test_killed_and_restarted_gives_the_same_pages(light: Path) -> None:
     runs = light / execute.RUNS / "tiny"
     assert all(json.loads(file.read_text()) == {"rows": 1} for file in runs.glob("*.json"))
     assert not list((runs / "failed").glob("*")) if (runs / "failed").exists() else True
+
+
+def test_models_with_blanks_in_their_paths_through_make(tmp_path: Path) -> None:
+    folder = repository(tmp_path / "the book", [], {"01_one": OPENS})
+    mine = [tiny.save(tmp_path / name / "a model") for name in ("one", "it's two, $HOME")]
+    mine[1] = mine[1].rename(mine[1].with_name('b "model"'))
+    shutil.copy(ROOT / "Makefile", folder)
+    python = folder / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n', encoding="utf-8")
+    python.chmod(0o755)
+    (folder / ".installed").touch()
+    for models, found in (
+        (str(mine[0]), {"a-model"}),
+        (" ".join(shlex.quote(str(path)) for path in mine), {"a-model", "b-model"}),
+    ):
+        command = ["make", "notebooks", "VENV=.", "CORES=2", f"MODELS={models.replace('$', '$$')}"]
+        done = subprocess.run(
+            [*command, "-o", ".installed"],
+            cwd=folder, env=environment(folder), capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert pages(folder) == {f"{name}/01_one.ipynb" for name in found}
+
+
+def test_damaged_files_are_named_and_their_pages_made_again(light: Path) -> None:
+    assert make(light).returncode == 0
+    runs = light / execute.RUNS
+    shutil.copytree(runs / "tiny", runs / "brought")
+    before = stamps(light)
+    for name, size in {
+        "tiny/01_one.ipynb": 0,
+        "tiny/02_two.metrics.json": 3,
+        "brought/01_one.ipynb": 50,
+        "brought/02_two.provenance.json": 0,
+    }.items():
+        file = runs / name
+        file.write_bytes(file.read_bytes()[:size])
+    for file in (runs / "tiny" / "01_one.benchmark.tsv", runs / "tiny" / "fetch.benchmark.tsv"):
+        file.write_bytes(b"")
+    done = make(light)
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = [line for line in done.stderr.splitlines() if "cut off or damaged" in line]
+    assert [line.split()[0] for line in told] == [
+        "brought/01_one.ipynb", "brought/02_two.provenance.json", "tiny/01_one.ipynb",
+        "tiny/02_two.metrics.json",
+    ]  # fmt: skip
+    assert [line.rsplit(" ", 2)[-1] for line in told] == ["out.", "out.", "again.", "again."]
+    after = stamps(light)
+    assert {name for name in after if name.startswith("tiny/") and after[name] != before[name]} == {
+        "tiny/01_one.ipynb", "tiny/02_two.ipynb",
+    }  # fmt: skip
+    assert json.loads((runs / "tiny" / "02_two.metrics.json").read_text()) == {"rows": 1}
+    assert "Traceback" not in done.stderr
+
+
+def test_somebodys_notebook_in_the_place_of_a_page_is_refused(light: Path) -> None:
+    mine = light / execute.RUNS / "tiny" / "02_two.ipynb"
+    mine.parent.mkdir(parents=True)
+    shutil.copy(light / "notebooks" / "02_two.ipynb", mine)
+    before = mine.read_bytes()
+    done = make(light)
+    assert done.returncode == 2
+    assert "02_two.ipynb is there already and no run of this project wrote it" in done.stderr
+    assert mine.read_bytes() == before
+
+
+def test_clean_removes_what_runs_wrote_and_nothing_else(light: Path) -> None:
+    assert make(light).returncode == 0
+    shutil.copy(ROOT / "book" / "clean.py", light / "book")
+    runs = light / execute.RUNS
+    shutil.copytree(runs / "tiny", runs / "kept")
+    for name in ("tiny/notes.txt", "tiny/01_one.mine.csv", "tiny/failed/why.txt"):
+        (runs / name).parent.mkdir(exist_ok=True)
+        (runs / name).write_text("mine")
+    (light / "results").mkdir()
+    (light / "results" / "thesis.txt").write_text("mine")
+    for words in (("init", "-q"), ("add", "-f", "book/runs/kept")):
+        subprocess.run(["git", *words], cwd=light, check=True)
+    kept = {path.name for path in (runs / "kept").iterdir()}
+    command = [sys.executable, "book/clean.py"]
+    subprocess.run(command, cwd=light, env=environment(light), check=True)
+    assert {path.relative_to(runs).as_posix() for path in (runs / "tiny").rglob("*")} == {
+        "tiny/notes.txt", "tiny/01_one.mine.csv", "tiny/failed", "tiny/failed/why.txt",
+    }  # fmt: skip
+    assert (light / "results" / "thesis.txt").is_file()
+    assert {path.name for path in (runs / "kept").iterdir()} == kept
 
 
 @pytest.mark.parametrize("profile", ["slurm"])

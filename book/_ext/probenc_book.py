@@ -26,11 +26,11 @@ from probenc_html import (
     table_of,
     with_interval,
 )
-from probenc_pages import add_to_page, copy_files, launch
+from probenc_pages import add_to_page, copy_files, launch, leave_out_damaged
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
-from probenc_support import claims, execute, matrix, models
+from probenc_support import claims, execute, matrix, models, run_files
 
 
 class BookDirective(SphinxDirective):
@@ -100,7 +100,7 @@ class Claims(BookDirective):
         for finding in findings:
             page = RUNS / finding.model / f"{notebook}.html"
             source = ROOT / page.with_suffix(".ipynb")
-            if notebook and source.is_file():
+            if notebook and source.is_file() and not run_files.damage(source):
                 anchor = name if f'id=\\"{name}\\"' in source.read_text(encoding="utf-8") else ""
                 links.append(self.link(page, finding.model, anchor))
         return f"<p>See the figure: {', '.join(links)}</p>" if links else ""
@@ -233,8 +233,8 @@ class Costs(BookDirective):
     def content_nodes(self) -> list[nodes.Node]:
         rows = []
         for file in sorted((ROOT / RUNS).glob("*/*.benchmark.tsv")):
-            header, values = file.read_text(encoding="utf-8").splitlines()[:2]
-            row = dict(zip(header.split("\t"), values.split("\t"), strict=True))
+            if not (row := run_files.read_row(file)):
+                continue
             memory = f"{float(row['max_rss']):,.0f} MB" if row["max_rss"][0].isdigit() else ABSENT
             step = file.name.removesuffix(".benchmark.tsv")
             rows.append([step, file.parent.name, row["h:m:s"], memory])
@@ -389,7 +389,7 @@ class LaunchLinks(BookDirective):
     """Colab and Binder links for every notebook."""
 
     def content_nodes(self) -> list[nodes.Node]:
-        rows = [[name, *launch(name)] for name in execute.names()]
+        rows = [[name, *launch(name)] for name in execute.notebooks()]
         return [raw(table_of(["notebook", "Colab", "Binder"], rows, label="Launch buttons"))]
 
 
@@ -413,6 +413,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     for name, directive in DIRECTIVES.items():
         app.add_directive(name, directive)
     app.add_role("metric", MetricRole())
+    app.connect("config-inited", leave_out_damaged)
     app.connect("html-page-context", add_to_page)
     app.connect("build-finished", copy_files)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -12,7 +12,7 @@ from urllib.parse import quote
 from probenc_html import KEPT, PART_PAGES, ROOT, RUNS, all_runs, configuration, in_order, link_to
 from sphinx.application import Sphinx
 
-from probenc_support import execute, matrix
+from probenc_support import execute, matrix, run_files
 
 
 def launch(notebook: str) -> tuple[str, str]:
@@ -101,6 +101,13 @@ def _is_run(docname: str) -> bool:
     return Path(docname).parent.parent == RUNS
 
 
+def leave_out_damaged(app: Sphinx, config: Any) -> None:
+    """A page that is empty or cut off, or has lost one of its files, is treated as absent."""
+    pages = (ROOT / RUNS).glob("*/[0-9]*.ipynb")
+    damaged = [page.relative_to(ROOT).as_posix() for page in pages if run_files.damage(page)]
+    config.exclude_patterns = [*config.exclude_patterns, *damaged]
+
+
 def add_to_page(
     app: Sphinx, pagename: str, template: str, context: dict[str, Any], tree: Any
 ) -> None:
@@ -129,7 +136,7 @@ def copy_files(app: Sphinx, error: Exception | None) -> None:
     out = Path(app.outdir)
     pages = {Path(name) for name in app.env.found_docs if _is_run(name)}
     copied = [file for page in pages for file in [*_files(page), page.with_suffix(".ipynb")]]
-    copied += [Path("notebooks") / f"{name}.ipynb" for name in execute.names()]
+    copied += [Path("notebooks") / f"{name}.ipynb" for name in execute.notebooks()]
     for file in copied:
         target = out / file
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -144,7 +151,7 @@ def draw_preview(path: Path) -> None:
 
     tables = [
         ROOT / RUNS / name / "01_log_linear_fit.tokens.parquet"
-        for name in in_order(run.model for run in all_runs())
+        for name in in_order(run.model for run in all_runs() if run.notebook == "01_log_linear_fit")
     ]
     figure = Figure(figsize=(12, 6.3), dpi=100, facecolor="#0b3954")
     figure.text(0.06, 0.62, "Token probability\nencoding", color="white", size=44, weight="bold")
