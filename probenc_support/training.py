@@ -384,9 +384,10 @@ class _Run:
         state = torch.load(path, map_location=self.device, weights_only=True)
         folder = self.folder / f"step{state['step']}"
         with loading.quiet():
-            kept, report = GPTNeoXForCausalLM.from_pretrained(
+            loaded: Any = GPTNeoXForCausalLM.from_pretrained(
                 folder, dtype=torch.float32, output_loading_info=True
             )
+        kept, report = loaded
         loading.check_loaded(report, folder)
         self.model.load_state_dict(kept.state_dict())
         self.optimiser.load_state_dict(state["optimiser"])

@@ -93,7 +93,8 @@ def repository(folder: Path, models: list[str], notebooks: dict[str, str]) -> Pa
     )
     (folder / "book").mkdir()
     shutil.copy(ROOT / "book" / "build.py", folder / "book")
-    shutil.copy(ROOT / "Snakefile", folder)
+    for name in ("Snakefile", "constraints.txt"):
+        shutil.copy(ROOT / name, folder)
     shutil.copytree(ROOT / "profiles", folder / "profiles")
     config = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
     config["models"] = {name: {"notebooks": list(notebooks)} for name in models}
