@@ -12,10 +12,10 @@ from torch import Tensor
 
 from probenc_support.errors import InputError
 
-RESOLUTION = 1e-10
-"""Share of the largest variance below which a variance counts as rounding: standard deviations of
-1e-5 of the largest, where a network's arithmetic in float32 errs by about 1e-6. Rounding of the
-sums (about 1e-16 of the largest variance) then moves no direction by more than about 1e-5."""
+RESOLUTION = 1e-12
+"""Share of the largest variance below which a variance counts as rounding: a network's arithmetic
+in float32 leaves its hidden states uncertain by about 1e-6, so that smaller standard deviations say
+nothing. The sums here, in float64, err by about 1e-16 of the largest variance."""
 
 
 @dataclass(frozen=True)

@@ -545,19 +545,9 @@ def nearest(E: Tensor, rows: Tensor, among: Tensor, n: int = 5) -> Tensor:
 
 
 def over_the_ranking(log_a: Tensor, tokens: Tensor, n: int) -> Tensor:
-    """[n] tokens spread evenly over the ranking of `tokens` [m] by log_a [V], likeliest first.
-
-    The likeliest and the least likely are among them. In between, each is the first, in a fixed
-    shuffle of the ids, of the tokens about its rank: neighbours in rank differ by rounding only,
-    so that a rank by itself would name other tokens on another processor.
-    """
+    """[n] tokens spread evenly over the ranking of `tokens` [m] by log_a [V], likeliest first."""
     ranked = tokens[torch.argsort(log_a[tokens], descending=True, stable=True)]
-    places = inference.evenly(len(ranked), min(n, len(ranked)))
-    reach = (len(ranked) - 1) // max(1, len(places) - 1) // 4
-    around = places[1:-1, None] + torch.arange(-reach, reach + 1)
-    shuffled = ranked * 2654435761 % 2**32  # Knuth's multiplicative hash
-    places[1:-1] += shuffled[around].argmin(dim=1) - reach
-    return ranked[places]
+    return ranked[inference.evenly(len(ranked), min(n, len(ranked)))]
 
 
 # ----------------------------------------------------------------------------------------- scoring

