@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from probenc_support.errors import InputError
+from probenc_support.precision import wide
 
 RESOLUTION = 1e-12
 """Share of the largest variance below which a variance counts as rounding: a network's arithmetic
@@ -36,15 +37,15 @@ class Moments:
         Raises:
             InputError: a hidden state is not finite.
         """
-        wide = h.double()
-        weight = torch.ones_like(wide[:, 0]) if weight is None else weight
-        mean = weight @ wide / weight.sum()
+        states = wide(h)
+        weight = torch.ones_like(states[:, 0]) if weight is None else weight
+        mean = weight @ states / weight.sum()
         if not bool(mean.isfinite().all()):
             raise InputError(
                 "The hidden states hold values that are not finite: load the model with "
                 "dtype=float32, or in bfloat16 if it is too large for that."
             )
-        centred = wide - mean
+        centred = states - mean
         return cls(len(h), mean, (centred * weight[:, None]).T @ centred / weight.sum())
 
     @classmethod
@@ -96,5 +97,5 @@ class Moments:
 
 def covariance(h: Tensor, z: Tensor) -> Tensor:
     """[d] covariance of hidden states h [N, d] and log-partition z [N], divided by N."""
-    wide = h.double()
-    return (wide - wide.mean(dim=0)).T @ (z.double() - z.double().mean()) / len(z)
+    states, levels = wide(h), wide(z)
+    return (states - states.mean(dim=0)).T @ (levels - levels.mean()) / len(z)

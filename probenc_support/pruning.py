@@ -25,6 +25,7 @@ from torch import Tensor
 from probenc_support.errors import InputError
 from probenc_support.inference import logits_of
 from probenc_support.moments import RESOLUTION, Moments
+from probenc_support.precision import wide
 from probenc_support.regression import Interval
 
 _CHUNK_BYTES = {"cpu": 24e6, "cuda": 1e9}
@@ -53,7 +54,7 @@ def slope_scores(slopes: Tensor) -> Tensor:
 
 def standardised_scores(slopes: Tensor, E: Tensor) -> Tensor:
     """[d] |A_i| sd(E_i): nats of -log a that one standard deviation of the dimension carries."""
-    return torch.as_tensor(slopes).abs() * E.double().std(dim=0).cpu()
+    return torch.as_tensor(slopes).abs() * wide(E).std(dim=0).cpu()
 
 
 def wanda_scores(E: Tensor, h: Tensor) -> Tensor:
@@ -62,7 +63,7 @@ def wanda_scores(E: Tensor, h: Tensor) -> Tensor:
     The standard deviation stands for the norm, since a part that all tokens share moves no
     probability. E: [V, d]; h: [N, d].
     """
-    return h.double().square().mean(dim=0).sqrt().cpu() * E.double().std(dim=0).cpu()
+    return wide(h).square().mean(dim=0).sqrt().cpu() * wide(E).std(dim=0).cpu()
 
 
 @torch.inference_mode()
@@ -78,7 +79,7 @@ def fisher_scores(E: Tensor, b: Tensor | None, h: Tensor) -> Tensor:
         x = part.to(E)
         p = logits_of(E, b, x).softmax(dim=1)
         variance = (p @ squares - (p @ E).square()).clamp(min=0)
-        total += (x.square() * variance).sum(dim=0).double().cpu()
+        total += wide((x.square() * variance).sum(dim=0)).cpu()
     return total / len(h)
 
 
@@ -119,7 +120,7 @@ def zero_basis(order: Tensor) -> Basis:
 def mean_basis(order: Tensor, h: Tensor) -> Basis:
     """Dimensions are set to the mean of h [N, d] in `order` [d]: a constant in the head's bias."""
     identity = torch.eye(len(order), dtype=torch.float64)
-    return Basis(identity[order], identity[:, order], h.double().mean(dim=0).cpu(), order)
+    return Basis(identity[order], identity[:, order], wide(h).mean(dim=0).cpu(), order)
 
 
 def compensated_basis(order: Tensor, h: Tensor, *, ridge: float = 1e-6) -> Basis:
@@ -170,7 +171,7 @@ def token_metric(E: Tensor, weights: Tensor) -> Tensor:
     """[d, d] float64 weighted covariance of the rows of E [V, d], weights [V] of any sum."""
     share = (weights / weights.sum()).to(E)
     centred = E - share @ E
-    return (centred.T @ (centred * share[:, None])).double().cpu()
+    return wide(centred.T @ (centred * share[:, None])).cpu()
 
 
 def lost_variance(basis: Basis, E: Tensor, h: Tensor, weights: Tensor) -> Tensor:
@@ -181,7 +182,7 @@ def lost_variance(basis: Basis, E: Tensor, h: Tensor, weights: Tensor) -> Tensor
     does not judge one. E: [V, d]; h: [N, d]; weights: [V].
     """
     metric = token_metric(E, weights)
-    centred = h.double().cpu() - basis.mean
+    centred = wide(h).cpu() - basis.mean
     codes = basis.encode @ (centred.T @ centred / len(h)) @ basis.encode.T
     parts = (basis.decode.T @ metric @ basis.decode) * codes
     lost = torch.cat([torch.zeros(1).double(), parts.cumsum(0).cumsum(1).diagonal()])

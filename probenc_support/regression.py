@@ -20,6 +20,7 @@ from scipy import stats
 from torch import Tensor
 
 from probenc_support.errors import InputError
+from probenc_support.precision import wide_device
 
 Array = NDArray[np.float64]
 Matrix = Tensor | NDArray[Any]
@@ -164,6 +165,7 @@ class Design:
                 linearly dependent columns.
         """
         E = as_tensor(E)
+        E = E.to(wide_device(E.device))
         if E.ndim != 2:
             raise InputError(f"E must be a matrix [n, d]; its shape is {tuple(E.shape)}.")
         origin = E[: _rows(E.device)].double().mean(0)

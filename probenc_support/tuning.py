@@ -19,6 +19,7 @@ from torch import Tensor
 
 from probenc_support.errors import InputError
 from probenc_support.inference import Detection
+from probenc_support.precision import wide
 from probenc_support.pruning import Basis, evaluate, square_roots, token_metric
 
 _GROUPS_A_BATCH = 4
@@ -93,9 +94,9 @@ class _Coordinates:
     """Factors of a rank-k map in whitened coordinates: decode = to_E u, encode = v to_h."""
 
     def __init__(self, E: Tensor, h: Tensor, weights: Tensor) -> None:
-        wide = h.double().cpu()
-        self.mean = wide.mean(dim=0)
-        root_h, inverse_h = square_roots(torch.cov(wide.T), floor=_FLOOR)
+        states = wide(h).cpu()
+        self.mean = states.mean(dim=0)
+        root_h, inverse_h = square_roots(torch.cov(states.T), floor=_FLOOR)
         root_E, inverse_E = square_roots(token_metric(E, weights), floor=_FLOOR)
         self.from_E, self.to_E = root_E.to(E), inverse_E.to(E)
         self.from_h, self.to_h = root_h.to(E), inverse_h.to(E)
