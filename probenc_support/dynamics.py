@@ -525,7 +525,7 @@ def _held_out(run: TrainingRun, corpus: str, n_positions: int) -> TokenBlocks | 
         return None
     ids = torch.from_numpy(np.load(path, allow_pickle=False))
     count = max(1, min(len(ids), n_positions // ids.shape[1]))
-    return corpora.from_ids(ids[:count], corpus=f"{corpus}, held out")
+    return corpora.from_ids(ids[:count], corpus=f"{corpora.label(corpus)}, held out")
 
 
 # --------------------------------------------------------------------------------------- emergence
