@@ -403,7 +403,7 @@ class _Run:
         record = {
             "recipe": asdict(self.recipe),
             "seed": self.seed,
-            "corpus": corpora.label(self.text.corpus),
+            "corpus": self.text.corpus,
             "text_hash": self.text.hash,
             "n_parameters": self.model.num_parameters(),
             "tokens": self.recipe.tokens,

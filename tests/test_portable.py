@@ -87,6 +87,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny.save(folder / "models" / "my model", "untied")
     for step in range(4):
         tiny.save(folder / "models" / "my run" / f"step{step}", seed=step)
+    trained = {"corpus": str(folder / "gone.txt"), "tokens": 9, "epochs": 1.0, "seconds": 1.0}
+    (folder / "models" / "my run" / "training.json").write_text(json.dumps(trained))
     prose = tiny.prose()
     size = len(prose) // 4
     for i in range(4):
