@@ -182,6 +182,12 @@ def load_message(error: Exception, folder: Path) -> str:
             f"{folder} is a model of type {found[1]}, which the installed transformers does not "
             "know: pip install --upgrade transformers, or name another model."
         )
+    if found := re.search(r"upgrade torch to at least v?([\d.]*\d)", text):
+        return (
+            f"The weights in {folder} are pickles, which the installed transformers reads with "
+            f"torch {found[1]} or newer only: pip install --upgrade torch, or save the model as "
+            "safetensors."
+        )
     if "trust_remote_code" in text:
         return (
             f"{folder.name} brings its own code, which is run only if you ask for it by name "

@@ -241,6 +241,9 @@ def test_a_missing_package_is_named(
         (ValueError("Converting from SentencePiece and Tiktoken failed, if a converter for "
                     "SentencePiece is available, provide a model path with a SentencePiece "
                     "tokenizer.model file. Tiktoken is required."), "pip install sentencepiece"),
+        (ValueError("Due to a serious vulnerability issue in `torch.load`, we now require users to "
+                    "upgrade torch to at least v2.6 in order to use the function."),
+         "pickles, which the installed transformers reads with torch 2.6 or newer only"),
         (OSError("Error: invalid header"), "damaged or incomplete"),
     ],
 )  # fmt: skip

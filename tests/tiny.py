@@ -27,6 +27,9 @@ from transformers import (
 
 from probenc_support.models import LanguageModel, wrap
 
+PICKLES = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6)
+"""Whether transformers reads pickled weights: it refuses to with an older torch."""
+
 VOCABULARY = 320
 CONTEXT = 64
 WIDTH = 16
