@@ -19,10 +19,10 @@ from probenc_support.errors import InputError
 
 _HASH = r"[0-9a-f]"
 ENTRIES = {
-    "models": rf"gguf\w*-{_HASH}{{16}}|E-of-.+",
+    "models": rf"gguf-{_HASH}{{16}}(-{_HASH}{{8}})?|E-(of|at-commit-of)-.+",
     "corpora": r"docstrings-\w+-.+-v\d+\.json",
     "passes": rf"{_HASH}{{24,64}}",
-    "training": rf"[\w.-]+-seed\d+-{_HASH}{{12}}|text-{_HASH}{{12}}-\d+-\d+-\d+",
+    "training": rf"[\w.-]+-seed\d+-{_HASH}{{12}}|text-{_HASH}{{12}}(-\d+){{3}}(-v\d+)?",
 }
 """Subfolders of the cache, and how this project names what it keeps in each.
 

@@ -144,3 +144,12 @@ def test_the_real_models_tokenizer_is_the_one_of_its_vocabulary_and_merges(real_
     tokens = [i for i in real_lm.tokens.tolist() if real_lm.token_kind(i) != "byte or special"]
     chosen = np.random.default_rng(0).choice(tokens, 500, replace=False).tolist()
     assert [real_lm.token_id(real_lm.token_text(i)) for i in chosen] == chosen
+
+
+def test_what_loading_keeps_is_known_to_the_cache(own_cache: Path, tmp_path: Path) -> None:
+    """Else it would be neither listed nor cleared."""
+    models.load(gguf_file(tmp_path / "tiny.gguf"))
+    listed = [entry.path for entry in cache.entries()]
+    assert listed == list((own_cache / "models").iterdir())
+    assert cache.clear("models") > 0
+    assert not list((own_cache / "models").iterdir())

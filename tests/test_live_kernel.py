@@ -102,6 +102,7 @@ SET = "\n".join(
     f"{name} = {value!r}"
     for name, value in {
         "model": "gpt2", "revision": "", "corpus": "docstrings", "eval_corpus": "",
+        "first_token": "auto",
         "n_positions": 512, "sequence_length": 32, "positions": "all", "device": "auto",
         "dtype": "auto", "seed": 0, "results_dir": "",
     }.items()
