@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -67,19 +67,13 @@ class TrainingRun:
         Raises:
             InputError: there is none beside the weights.
         """
-        from transformers import AutoTokenizer
-
         last = self.revisions[self.steps[-1]]
         folder = (
             Path(self.source) / last
             if self.local
             else hub.download(self.source, last, hub.CONFIG_PATTERNS)
         )
-        try:
-            with loading.quiet():
-                return cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(folder))
-        except Exception as error:
-            raise InputError(f"{folder} holds no tokenizer that can be read.") from error
+        return loading.load_tokenizer(folder)
 
     def load(
         self, step: int, *, device: str = "auto", dtype: str = "auto", first_token: str = "auto"
@@ -165,7 +159,9 @@ def seeds(name: str, first: int, count: int) -> list[int]:
 
 def _run(name: str, source: str, revisions: Sequence[str], *, local: bool) -> TrainingRun:
     by_step: dict[int, str] = {}
-    for revision in revisions:
+    # A run in several stages counts its steps anew in each: the first stage is the long one.
+    first_stage = [revision for revision in revisions if revision.startswith("stage1-")]
+    for revision in first_stage or revisions:
         if found := re.search(r"(?:step|checkpoint|iter)[-_]?(\d+)", revision):
             by_step.setdefault(int(found[1]), revision)
     if len(by_step) < 3:
@@ -190,9 +186,7 @@ def _hub_revisions(hub_id: str) -> list[str]:
                 "connect, or give a folder with one subfolder for each step."
             )
         raise InputError(message) from error
-    # A run in several stages counts its steps anew in each: the first stage is the long one.
-    names = [branch.name for branch in refs.branches]
-    return [name for name in names if name.startswith("stage1-")] or names
+    return [branch.name for branch in refs.branches]
 
 
 def choose_steps(run: TrainingRun, wanted: str = "auto", *, most: int = 24) -> TrainingRun:

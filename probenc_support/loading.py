@@ -81,14 +81,29 @@ def from_folder(
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder, output_loading_info=True, **options
             )
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except Exception as error:
         raise InputError(load_message(error, folder)) from error
+    tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
     model, report = loaded
     check_loaded(report, folder)
     if not trust_remote_code:
         check_tied(folder)
     return model if "device_map" in options else model.to(device), tokenizer
+
+
+def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer that lies in a folder.
+
+    Raises:
+        InputError: there is none, it is damaged, or something that it needs is not installed.
+    """
+    try:
+        with quiet():
+            found: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except Exception as error:
+        raise InputError(load_message(error, folder, what="tokenizer")) from error
+    tokenizer: PreTrainedTokenizerBase = found
+    return tokenizer
 
 
 def _no_weights(folder: Path) -> str:
@@ -169,12 +184,12 @@ _INSTALLS = {
 """Optional packages of transformers: word in its message, and name on the package index."""
 
 
-def load_message(error: Exception, folder: Path) -> str:
-    """One sentence for what transformers raised while it loaded a folder."""
+def load_message(error: Exception, folder: Path, *, what: str = "model") -> str:
+    """One sentence for what transformers raised while it loaded a folder's model or tokenizer."""
     text = str(error)
     if package := _missing_package(error):
         return (
-            f"The model in {folder} needs the package {package}, which is not installed: "
+            f"The {what} in {folder} needs the package {package}, which is not installed: "
             f"pip install {package}"
         )
     if found := re.search(r"model type [`'\"]?([\w.-]+)[`'\"]? but", text):
@@ -196,7 +211,7 @@ def load_message(error: Exception, folder: Path) -> str:
     if "Unrecognized configuration class" in text:
         return f"{folder} holds no causal language model; name one that generates left to right."
     return (
-        f"The model in {folder} cannot be loaded ({first_line(error)}); its files are damaged or "
+        f"The {what} in {folder} cannot be loaded ({first_line(error)}); its files are damaged or "
         "incomplete: remove the folder and fetch it again, or name another model."
     )
 

@@ -235,9 +235,9 @@ def _revision_folder(path: Path, revision: str) -> Path:
 
 
 def revisions(path: Path) -> list[str]:
-    """Names of the revisions that lie in a folder, in order of the number in their name."""
+    """Names of the revisions that lie in a folder, in order of the numbers in their names."""
     found = [p.parent.name for p in path.glob("*/config.json")]
-    return sorted(found, key=lambda name: (int("0" + "".join(re.findall(r"\d", name))), name))
+    return sorted(found, key=lambda name: ([int(n) for n in re.findall(r"\d+", name)], name))
 
 
 def _trained(name: str, seed: int, revision: str) -> Path:

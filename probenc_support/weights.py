@@ -26,7 +26,10 @@ SINGLE = ("model.safetensors", "pytorch_model.bin")
 instead (`model.safetensors.index.json`). Other files, such as a trainer's arguments or a second
 format of the same weights, are none."""
 
-BUFFERS = re.compile(r"(masked_bias|inv_freq|attention\.bias|attn\.bias|position_ids)$")
+BUFFERS = re.compile(
+    r"(masked_bias|inv_freq|attention\.bias|attn\.bias|causal_mask|position_ids|(cos|sin)_cached"
+    r"|embed_positions\.weights|decoder\.version)$"
+)
 """Tensors that older files carry and no model trains."""
 
 _HEADS = ("lm_head", "embed_out", "output", "head")

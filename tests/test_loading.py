@@ -254,6 +254,13 @@ def test_what_is_not_installed_is_named(
     assert message in loading.load_message(error, Path("somewhere"))
 
 
+def test_a_damaged_tokenizer_is_named_as_such(tmp_path: Path) -> None:
+    folder = tiny.save(tmp_path / "tiny")
+    (folder / "tokenizer.json").write_text("{")
+    with pytest.raises(InputError, match="The tokenizer in"):
+        models.load(folder)
+
+
 # ---------------------------------------------------------------------------------------- the cache
 
 

@@ -98,6 +98,14 @@ def test_folder_loads_and_its_hash_follows_the_weights(tmp_path: Path) -> None:
     assert models.load(other).weights_hash != lm.weights_hash
 
 
+def test_revisions_are_ordered_number_by_number(tmp_path: Path) -> None:
+    """The last one is what is loaded: as one number, 1-200-10 would come after 1-1000-3."""
+    names = ["stage1-step200-tokens10B", "stage1-step1000-tokens3B", "stage2-step10-tokens1B"]
+    for name in names:
+        tiny.save(tmp_path / name)
+    assert models.revisions(tmp_path) == names
+
+
 def test_folder_of_revisions(tmp_path: Path) -> None:
     for step in (0, 8, 64):
         tiny.save(tmp_path / f"step{step}", seed=step)

@@ -142,6 +142,14 @@ def test_folders_of_a_trainer_are_a_run(tmp_path: Path) -> None:
     assert len(run.weights(500)) == len(tiny.model("untied").state_dict())
 
 
+def test_stages_of_a_run_are_not_mixed(tmp_path: Path) -> None:
+    names = [f"stage{stage}-step{step}-tokens1B" for stage in (1, 2) for step in (10, 20, 30)]
+    for name in [*names, "stage2-step40-tokens1B"]:
+        tiny.save(tmp_path / name)
+    run = checkpoints.training_run(str(tmp_path))
+    assert list(run.revisions.values()) == names[:3]
+
+
 # ------------------------------------------------------------------ checkpoints that repeat weights
 
 
