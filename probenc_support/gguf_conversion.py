@@ -15,8 +15,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Regex, pre_tokenizers, processors
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    pre_tokenizers,
+    processors,
+)
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from probenc_support import cache
 from probenc_support.errors import InputError
@@ -24,6 +38,17 @@ from probenc_support.loading import check_loaded, first_line, quiet
 
 _VERSION = 2
 """Raise it when the conversion changes, so that folders made before are not read again."""
+
+_CONTROL, _USER_DEFINED = 3, 4
+"""Kinds of tokens in a file (`tokenizer.ggml.token_type`) that no merge makes."""
+
+_SPECIAL = {
+    "bos_token": "tokenizer.ggml.bos_token_id",
+    "eos_token": "tokenizer.ggml.eos_token_id",
+    "unk_token": "tokenizer.ggml.unknown_token_id",
+    "pad_token": "tokenizer.ggml.padding_token_id",
+}
+"""Settings of a file that name special tokens, by what transformers calls these."""
 
 _LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
@@ -94,7 +119,8 @@ def convert(path: Path) -> Path:
         model, report = loaded
         check_loaded(report, path)
         _check_all_read(path, facts, model)
-        _set_split(tokenizer, split)
+        if split:
+            tokenizer = _byte_level(facts, split, tokenizer)
         _set_first_token(tokenizer, facts)
         with cache.atomic_path(target) as temporary, quiet():
             _plain(model).save_pretrained(temporary)
@@ -109,7 +135,7 @@ def _check_magic(path: Path) -> None:
 
 
 def _facts(path: Path) -> dict[str, Any]:
-    """The settings of a GGUF file, without its long lists, and the names of its tensors."""
+    """The settings of a GGUF file, the lists of its tokenizer, and the sizes of its tensors."""
     import gguf
 
     try:
@@ -119,8 +145,7 @@ def _facts(path: Path) -> dict[str, Any]:
             f"{path} cannot be read as a GGUF model ({first_line(error)}); it is damaged or "
             "incomplete: fetch it again."
         ) from error
-    short = {k: f for k, f in reader.fields.items() if f.types[:1] != [gguf.GGUFValueType.ARRAY]}
-    return {k: f.contents() for k, f in short.items()} | {
+    return {key: field.contents() for key, field in reader.fields.items()} | {
         "tensors": {t.name: int(t.n_elements) for t in reader.tensors if "rope" not in t.name}
     }
 
@@ -162,10 +187,35 @@ def _split(path: Path, facts: dict[str, Any]) -> str:
     return SPLITS[name]
 
 
-def _set_split(tokenizer: Any, split: str) -> None:
-    """Gives a byte-level tokenizer its rule; transformers knows some of them only."""
-    if not split:
-        return
+def _byte_level(facts: dict[str, Any], split: str, read: Any) -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer from the file's own vocabulary, merges and kinds of tokens.
+
+    Releases of transformers read these files in different ways, some of them wrong; `read`, what
+    this one made, gives the chat template only.
+    """
+    pieces = facts["tokenizer.ggml.tokens"]
+    merges = [tuple(merge.split(" ", 1)) for merge in facts["tokenizer.ggml.merges"]]
+    made = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, merges))
+    made.pre_tokenizer = _pre_tokenizer(split)
+    made.decoder = decoders.ByteLevel()
+    kinds = zip(pieces, facts["tokenizer.ggml.token_type"], strict=True)
+    added = [
+        AddedToken(piece, normalized=False, special=kind == _CONTROL)
+        for piece, kind in kinds
+        if kind in (_CONTROL, _USER_DEFINED)
+    ]
+    made.add_special_tokens([token for token in added if token.special])
+    made.add_tokens([token for token in added if not token.special])
+    named = {
+        name: pieces[facts[key]] for name, key in _SPECIAL.items() if facts.get(key) is not None
+    }
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, chat_template=getattr(read, "chat_template", None), **named
+    )
+
+
+def _pre_tokenizer(split: str) -> Any:
+    """Splits text by one of the rules of `SPLITS`."""
     steps: list[Any] = []
     if split == "digits":
         steps = [pre_tokenizers.Digits(individual_digits=True)]
@@ -173,7 +223,7 @@ def _set_split(tokenizer: Any, split: str) -> None:
         steps = [pre_tokenizers.Split(Regex(split), behavior="isolated")]
     own_rule = split in ("gpt-2", "digits")
     steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=own_rule))
-    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    return pre_tokenizers.Sequence(steps)
 
 
 def _set_first_token(tokenizer: Any, facts: dict[str, Any]) -> None:
