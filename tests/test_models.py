@@ -64,6 +64,18 @@ def test_altered_head_is_refused_and_the_same_untouched_is_not() -> None:
         models.wrap(model, tiny.tokenizer(), name="scaled")
 
 
+def test_a_float64_model_may_give_its_logits_in_float32() -> None:
+    """As GPT-J did in transformers 4.56; what rounding cannot explain is still refused."""
+    model = tiny.model("untied").double()
+    head = model.get_output_embeddings()
+    cast = head.register_forward_hook(lambda *a: a[-1].float())
+    models.wrap(model, tiny.tokenizer(), name="cast")
+    cast.remove()
+    head.register_forward_hook(lambda *a: (a[-1] * 1.5).float())
+    with pytest.raises(InputError, match="is not the model's logits"):
+        models.wrap(model, tiny.tokenizer(), name="cast and scaled")
+
+
 def test_token_texts_and_ids_are_inverse() -> None:
     lm = tiny.language_model("untied")
     for token in range(260, 320):
