@@ -3,7 +3,7 @@
     python book/compare_runs.py book/runs OTHER/book/runs
 
 The first table has the worst metric of each notebook, the second every metric that differs by more
-than a share. Times are left out.
+than a share. Time and memory are left out.
 """
 
 import argparse
@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PATTERN = "*/[0-9]*.metrics.json"
-TIME = re.compile(r"(^|_)(seconds|ms)(_|$)")
+MACHINE = re.compile(r"(^|_)(seconds|ms|mb)(_|$)")
+"""Names of metrics of time and memory, which no two runs share."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def _metrics(folder: Path) -> dict[str, dict[str, float]]:
         found[name] = {
             metric: math.nan if value is None else float(value)
             for metric, value in read.items()
-            if not TIME.search(metric)
+            if not MACHINE.search(metric)
         }
     return found
 

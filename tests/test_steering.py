@@ -617,10 +617,22 @@ def test_tokens_are_spread_over_the_ranking() -> None:
     log_a = torch.linspace(-20, 0, 100, dtype=torch.float64)[torch.randperm(100)]
     tokens = torch.arange(90)
     drawn = steering.over_the_ranking(log_a, tokens, 10)
-    assert int(drawn[0]) == int(log_a[:90].argmax())
-    assert int(drawn[-1]) == int(log_a[:90].argmin())
+    places = torch.argsort(log_a[:90], descending=True).argsort()[drawn]
+    assert (places // 9).tolist() == list(range(10)), "one of each class of nine"
     assert bool((log_a[drawn].diff() < 0).all())
     assert len(steering.over_the_ranking(log_a, tokens, 1000)) == 90
+
+
+def test_a_slightly_different_text_draws_nearly_the_same_tokens() -> None:
+    """By place in the ranking hardly one would stay: neighbours differ by less than the noise."""
+    generator = torch.Generator().manual_seed(0)
+    log_a = 2 * torch.randn(20_000, generator=generator, dtype=torch.float64)
+    other = log_a + 0.01 * torch.randn(20_000, generator=generator, dtype=torch.float64)
+    tokens = torch.arange(20_000)
+    one, two = (steering.over_the_ranking(values, tokens, 200) for values in (log_a, other))
+    assert int((one == two).sum()) > 150
+    one, two = (torch.argsort(values)[50::100] for values in (log_a, other))
+    assert int((one == two).sum()) < 50
 
 
 def test_the_nearest_neighbour_of_a_row_is_itself() -> None:
