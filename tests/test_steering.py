@@ -627,12 +627,12 @@ def test_a_slightly_different_text_draws_nearly_the_same_tokens() -> None:
     """By place in the ranking hardly one would stay: neighbours differ by less than the noise."""
     generator = torch.Generator().manual_seed(0)
     log_a = 2 * torch.randn(20_000, generator=generator, dtype=torch.float64)
-    other = log_a + 0.01 * torch.randn(20_000, generator=generator, dtype=torch.float64)
+    other = log_a + 0.003 * torch.randn(20_000, generator=generator, dtype=torch.float64)
     tokens = torch.arange(20_000)
     one, two = (steering.over_the_ranking(values, tokens, 200) for values in (log_a, other))
-    assert int((one == two).sum()) > 150
+    assert int((one == two).sum()) > 180
     one, two = (torch.argsort(values)[50::100] for values in (log_a, other))
-    assert int((one == two).sum()) < 50
+    assert int((one == two).sum()) < 30
 
 
 def test_the_nearest_neighbour_of_a_row_is_itself() -> None:
