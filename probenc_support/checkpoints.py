@@ -144,9 +144,14 @@ def training_run(
 
 
 def record(run: TrainingRun) -> dict[str, Any]:
-    """What training here left about a run (see `training.record`); empty for any other run."""
-    here = run.local and (Path(run.source) / "training.json").is_file()
-    return training.record(Path(run.source)) if here else {}
+    """What training here left about a run (see `training.record`); empty for any other run.
+
+    A file of that name that tells no recipe is somebody else's.
+    """
+    if not run.local or not (Path(run.source) / "training.json").is_file():
+        return {}
+    found = training.record(Path(run.source))
+    return found if "recipe" in found else {}
 
 
 def seeds(name: str, first: int, count: int) -> list[int]:

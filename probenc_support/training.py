@@ -580,12 +580,17 @@ def record(folder: Path) -> dict[str, Any]:
     """The record of a complete run: recipe, seed, corpus, losses, seconds and device.
 
     Raises:
-        InputError: the folder holds no complete run.
+        InputError: the folder holds no complete run, or its record cannot be read.
     """
     path = folder / "training.json"
     if not path.is_file():
         raise InputError(f"{folder} holds no complete training run of this project.")
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        found: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(
+            f"{path} cannot be read as the record of a training run; remove it, or train again."
+        ) from error
     return found
 
 

@@ -6,14 +6,17 @@ import json
 import re
 import tempfile
 import urllib.parse
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 import tiny
 from test_execute import notebook
+from test_training import TINY
 
 from probenc_support import execute, portable
 
@@ -87,8 +90,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny.save(folder / "models" / "my model", "untied")
     for step in range(4):
         tiny.save(folder / "models" / "my run" / f"step{step}", seed=step)
-    trained = {"corpus": str(folder / "gone.txt"), "tokens": 9, "epochs": 1.0, "seconds": 1.0}
+    trained = {
+        "corpus": str(folder / "gone.txt"), "tokens": 9, "epochs": 1.0, "seconds": 1.0,
+        "recipe": asdict(TINY),
+    }  # fmt: skip
     (folder / "models" / "my run" / "training.json").write_text(json.dumps(trained))
+    np.save(folder / "models" / "my run" / "sources.npy", np.zeros(0, dtype=np.int64))
     prose = tiny.prose()
     size = len(prose) // 4
     for i in range(4):

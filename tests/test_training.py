@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
 
-from probenc_support import cache, corpora, models, training
+from probenc_support import cache, checkpoints, corpora, models, training
 from probenc_support.errors import InputError
 from probenc_support.training import RECIPES, Recipe, Text
 
@@ -429,3 +429,16 @@ def test_gpu_trains_the_same_twice_and_learns(text_file: Path, tmp_path: Path) -
 
 settings.register_profile("quick", max_examples=50, deadline=None)
 settings.load_profile("quick")
+
+
+@pytest.mark.parametrize("content", ["", "[1]", '{"learning_rate": 0.1}'])
+def test_somebody_elses_record_of_training_is_none(tmp_path: Path, content: str) -> None:
+    for step in range(3):
+        tiny.save(tmp_path / f"step{step}", seed=step)
+    (tmp_path / "training.json").write_text(content)
+    run = checkpoints.training_run(str(tmp_path))
+    if content.startswith("{"):
+        assert checkpoints.record(run) == {}
+    else:
+        with pytest.raises(InputError, match="cannot be read as the record"):
+            checkpoints.record(run)
