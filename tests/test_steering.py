@@ -53,6 +53,7 @@ def random_positions(n: int = 200, d: int = 12, V: int = 50, *, seed: int = 0) -
 @pytest.mark.parametrize("style", tiny.STYLES)
 def test_closed_form_is_the_really_edited_model(style: str) -> None:
     lm = tiny.language_model(style, dtype=torch.float64)
+    tiny.need_float64_logits(lm)
     ids = some_ids()
     h, z = exact_pass(lm, ids)
     vector = steering.min_variance(Moments.of(h), 1e-3)
@@ -136,6 +137,7 @@ def test_side_effects_are_those_of_the_whole_distribution(style: str) -> None:
 @pytest.mark.parametrize("style", tiny.STYLES)
 def test_the_check_of_the_notebook(style: str) -> None:
     lm = tiny.language_model(style, dtype=torch.float64)
+    tiny.need_float64_logits(lm)
     ids, tokens = some_ids(2), torch.tensor([1, 300])
     h, _ = exact_pass(lm, ids)
     vector = steering.min_variance(Moments.of(h), 1e-3)
