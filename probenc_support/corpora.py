@@ -71,6 +71,14 @@ class TokenBlocks:
     """Fingerprints of all documents that the blocks touch, to their ends; None: not known."""
     n_left_out: int = 0
     """Documents that were passed over, since they share text with what was excluded."""
+    documents: Tensor | None = None
+    """[n_blocks, sequence_length] int64: which document each token lies in, never decreasing;
+    None: not known."""
+
+    @property
+    def n_documents(self) -> int | None:
+        """Documents that the blocks touch; None: not known."""
+        return None if self.documents is None else len(self.documents.unique())
 
     @property
     def n_positions(self) -> int:
@@ -80,16 +88,24 @@ class TokenBlocks:
     def select(self, start: int, stop: int | None = None) -> "TokenBlocks":
         """Blocks `start` to `stop`, as a corpus of their own."""
         name = f"{self.corpus}[{start}:{stop or ''}]"
-        return from_ids(self.ids[start:stop], corpus=name, sources=self.sources)
+        documents = None if self.documents is None else self.documents[start:stop]
+        return from_ids(
+            self.ids[start:stop], corpus=name, sources=self.sources, documents=documents
+        )
 
 
 def from_ids(
-    ids: Tensor, *, corpus: str, sources: frozenset[int] | None = None, n_left_out: int = 0
+    ids: Tensor,
+    *,
+    corpus: str,
+    sources: frozenset[int] | None = None,
+    n_left_out: int = 0,
+    documents: Tensor | None = None,
 ) -> TokenBlocks:
-    """Token blocks of given ids [n_blocks, sequence_length]."""
+    """Token blocks of given ids [n_blocks, sequence_length]; the rest as in `TokenBlocks`."""
     ids = ids.to(torch.int64).contiguous()
     digest = hashlib.sha256(ids.numpy().tobytes()).hexdigest()
-    return TokenBlocks(ids, corpus, digest, sources, n_left_out)
+    return TokenBlocks(ids, corpus, digest, sources, n_left_out, documents)
 
 
 # ------------------------------------------------------------------------------------------- tokens
@@ -102,19 +118,33 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     characters that it consists of. Tokens that were added to a vocabulary and are not special, such
     as runs of spaces, are used. The tokenizer is left as it was.
     """
+    return _encoded(tokenizer, text)[0]
+
+
+def _encoded(
+    tokenizer: PreTrainedTokenizerBase, text: str, *, ends: bool = False
+) -> tuple[list[int], list[int] | None]:
+    """Token ids of a text, and the character at which each token ends.
+
+    The ends are None where they were not asked for, or where a tokenizer in Python cannot tell.
+    """
+    has_backend = getattr(tokenizer, "backend_tokenizer", None) is not None
+    ends = ends and has_backend
+    options = {"add_special_tokens": False, "verbose": False, "return_offsets_mapping": ends}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        if not _names_a_special_token(tokenizer, text):
-            ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        elif getattr(tokenizer, "backend_tokenizer", None) is None:
-            options = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
-            ids = tokenizer(text, **options)["input_ids"]
-        else:
+        if has_backend and _names_a_special_token(tokenizer, text):
             plain = _without_special_tokens(
                 tokenizer.backend_tokenizer.to_str(), frozenset(_special_tokens(tokenizer))
             )
-            ids = plain.encode(text, add_special_tokens=False).ids
-    return list(ids)
+            found = plain.encode(text, add_special_tokens=False)
+            ids, offsets = found.ids, found.offsets if ends else None
+        else:
+            if _names_a_special_token(tokenizer, text):
+                options["split_special_tokens"] = True
+            tokens = tokenizer(text, **options)
+            ids, offsets = tokens["input_ids"], tokens["offset_mapping"] if ends else None
+    return list(ids), None if offsets is None else [end for _, end in offsets]
 
 
 def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> set[str]:
@@ -278,23 +308,21 @@ def blocks(
     """
     _check_sizes(n_positions, sequence_length, context_length)
     wanted = n_positions // sequence_length * sequence_length
-    ids, sources, n_left_out = _first_tokens(corpus, tokenizer, wanted, _avoided(exclude))
+    found = _first_tokens(corpus, tokenizer, wanted, _avoided(exclude))
     beside = (
-        f" beside the {n_left_out} documents that are left out, as they share text with what is "
-        "used already"
-        if n_left_out
+        f" beside the {found.n_left_out} documents that are left out, as they share text with what "
+        "is used already"
+        if found.n_left_out
         else ""
     )
-    if not len(ids):
+    if not len(found.ids):
         raise InputError(f"The corpus {corpus} holds no text{beside}; name one that does.")
-    if len(ids) < sequence_length:
+    if len(found.ids) < sequence_length:
         raise InputError(
-            f"The corpus {corpus} has {len(ids)} tokens{beside}, too few for one block of "
+            f"The corpus {corpus} has {len(found.ids)} tokens{beside}, too few for one block of "
             f"{sequence_length}; give a longer text or a smaller sequence_length."
         )
-    return from_ids(
-        _shaped(ids, sequence_length), corpus=label(corpus), sources=sources, n_left_out=n_left_out
-    )
+    return found.blocks(sequence_length, label(corpus))
 
 
 def _shaped(ids: NDArray[np.int64], sequence_length: int) -> Tensor:
@@ -315,25 +343,65 @@ def _check_sizes(n_positions: int, sequence_length: int, context_length: int | N
         )
 
 
+@dataclass(frozen=True, eq=False)
+class _Tokens:
+    """The first tokens of a corpus, and where they come from."""
+
+    ids: NDArray[np.int64]
+    documents: NDArray[np.int64]
+    sources: frozenset[int]
+    n_left_out: int
+
+    def blocks(self, sequence_length: int, name: str) -> TokenBlocks:
+        """As blocks; tokens that do not fill the last one are dropped."""
+        return from_ids(
+            _shaped(self.ids, sequence_length),
+            corpus=name,
+            sources=self.sources,
+            n_left_out=self.n_left_out,
+            documents=_shaped(self.documents, sequence_length),
+        )
+
+
 def _first_tokens(
     corpus: str, tokenizer: PreTrainedTokenizerBase, wanted: int, avoided: Set[int]
-) -> tuple[NDArray[np.int64], frozenset[int], int]:
-    """The first tokens ([n], n <= wanted), fingerprints of their documents, number left out."""
-    found: list[NDArray[np.int64]] = []
+) -> _Tokens:
+    """The first tokens of a corpus, as many as wanted or as there are."""
+    ids, documents = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
     sources: set[int] = set()
-    count = n_left_out = 0
+    count = n_left_out = n_read = 0
     for piece in _pieces(_apart_from(avoided, stream(corpus))):
-        ids = np.asarray(encode(tokenizer, "".join(piece)), dtype=np.int64)
-        if count + len(ids) > wanted:
+        found, document = _encode_piece(tokenizer, piece)
+        documents.append(n_read + document[: wanted - count])
+        n_read += len(piece)
+        if count + len(found) > wanted:
             piece = piece[: _n_touched(tokenizer, piece, wanted - count)]
         sources.update(*map(fingerprints, filter(str.strip, piece)))
         n_left_out += piece.count("")
-        found.append(ids[: wanted - count])
-        count += len(found[-1])
+        ids.append(found[: wanted - count])
+        count += len(ids[-1])
         if count >= wanted:
             break
-    ids = np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
-    return ids, frozenset(sources), n_left_out
+    return _Tokens(np.concatenate(ids), np.concatenate(documents), frozenset(sources), n_left_out)
+
+
+def _encode_piece(
+    tokenizer: PreTrainedTokenizerBase, piece: Sequence[str]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Token ids of documents that follow one another, and the number of each token's document.
+
+    A token across two documents counts as the second one's. Where the tokenizer does not tell
+    where its tokens end, documents are tokenised one by one, which may be off by a token.
+    """
+    ids, ends = _encoded(tokenizer, "".join(piece), ends=True)
+    if ends is None:
+        lengths = [len(encode(tokenizer, document)) for document in piece]
+        ends, limits = list(range(1, len(ids) + 1)), np.cumsum(lengths)
+    else:
+        limits = np.cumsum([len(document) for document in piece])
+    # A byte of a character ends where the character does, and a token of nothing where it stands.
+    document = np.searchsorted(limits, np.maximum.accumulate(ends), side="left")
+    return np.asarray(ids, dtype=np.int64), np.minimum(document, len(piece) - 1)
 
 
 def _n_touched(tokenizer: PreTrainedTokenizerBase, piece: list[str], n: int) -> int:
@@ -404,12 +472,11 @@ def _consecutive(
             found.append(first)
             continue
         avoided = _avoided([*exclude, *found])
-        ids, sources, n_left_out = _first_tokens(corpus, tokenizer, wanted, avoided)
-        if len(ids) < sequence_length:
+        tokens = _first_tokens(corpus, tokenizer, wanted, avoided)
+        if len(tokens.ids) < sequence_length:
             break
         name = f"{label(corpus)}, part {len(found) + 1}"
-        shaped = _shaped(ids, sequence_length)
-        found.append(from_ids(shaped, corpus=name, sources=sources, n_left_out=n_left_out))
+        found.append(tokens.blocks(sequence_length, name))
     return found
 
 

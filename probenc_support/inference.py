@@ -28,10 +28,13 @@ from probenc_support.errors import InputError
 from probenc_support.models import LanguageModel, check_ids, hidden_states, overflow
 from probenc_support.precision import wide, wide_device
 
-MAX_GROUPS = 64
-"""Consecutive groups of blocks in which average probabilities are kept apart, for the bootstrap."""
+MAX_GROUPS = 128
+"""Most groups of text in which average probabilities are kept apart, for the bootstrap."""
 
-_VERSION = 3
+MIN_DOCUMENTS = 8
+"""With fewer documents than this, runs of blocks are drawn in their place."""
+
+_VERSION = 4
 """Raise it when the arithmetic of the pass changes, so that cached passes are made again."""
 
 _LIBRARIES = ("torch", "transformers", "tokenizers")
@@ -63,9 +66,10 @@ class Detection:
     mean_log_p: Tensor
     """[V] float64 average log-probability, mean_n log P(w|n); never above log_a (Jensen)."""
     log_a_groups: Tensor
-    """[G, V] float32 log of the average probability within each group of consecutive blocks."""
+    """[G, V] float32 log of the average probability within each group of text."""
     group: Tensor
-    """[N] int64 group of each position."""
+    """[N] int64 group of each position: its document, or a few small ones together; see
+    `groups_of_text`."""
     block: Tensor
     """[N] int64 block of each position."""
     targets: Tensor
@@ -323,14 +327,46 @@ def _identity(lm: LanguageModel) -> list[Any]:
     ]
 
 
+def groups_of_text(blocks: TokenBlocks, positions: str = "all") -> Tensor:
+    """What is drawn with replacement where the text is the sample: its documents.
+
+    Positions of one document depend on each other, so that an interval from drawing blocks or
+    positions is too narrow. Where there are more than `MAX_GROUPS` documents, small ones that
+    follow one another form one group; with fewer than `MIN_DOCUMENTS`, or where the documents are
+    not known, blocks stand in their place.
+
+    Returns:
+        [n_blocks, n] int64, from 0, never decreasing; n is the sequence length, or 1 for `last`.
+    """
+    shape = (len(blocks.ids), 1 if positions == "last" else blocks.ids.shape[1])
+    if draws_documents(blocks, positions):
+        assert blocks.documents is not None
+        unit = blocks.documents[:, -shape[1] :].flatten()
+    else:
+        unit = torch.arange(shape[0]).repeat_interleave(shape[1])
+    _, unit, sizes = unit.unique_consecutive(return_inverse=True, return_counts=True)
+    if len(sizes) > MAX_GROUPS:
+        first = sizes.cumsum(0) - sizes
+        unit = (first * MAX_GROUPS // len(unit))[unit]
+    groups: Tensor = unit.unique_consecutive(return_inverse=True)[1]
+    return groups.reshape(shape)
+
+
+def draws_documents(blocks: TokenBlocks, positions: str = "all") -> bool:
+    """Whether intervals come from drawing documents, and not from drawing blocks."""
+    if blocks.documents is None:
+        return False
+    used = blocks.documents[:, -1] if positions == "last" else blocks.documents
+    return len(used.unique()) >= MIN_DOCUMENTS
+
+
 class _Plan:
     """How one pass is cut into groups and shards, and how a shard is computed."""
 
     def __init__(self, lm: LanguageModel, blocks: TokenBlocks, positions: str) -> None:
         self.lm, self.blocks, self.positions = lm, blocks, positions
-        n_blocks, self.length = blocks.ids.shape
-        self.n_groups = min(MAX_GROUPS, n_blocks)
-        self.group_of_block = torch.arange(n_blocks) * self.n_groups // n_blocks
+        self.n_blocks, self.length = blocks.ids.shape
+        self.groups = groups_of_text(blocks, positions)
         self.kind = lm.E.device.type
         self.progress = Progress("pass", blocks.n_positions, "positions")
 
@@ -350,43 +386,40 @@ class _Plan:
         """Names the pass by everything that its numbers depend on."""
         facts = [
             _VERSION, _identity(self.lm), self.blocks.hash, list(self.blocks.ids.shape),
-            self.positions, self.kind, MAX_GROUPS,
+            self.positions, self.kind, self._group_sizes(),
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
-    def shards(self, progress: bool) -> Iterator[list[int]]:
-        """Runs of groups of about `_SHARD_POSITIONS` positions each."""
+    def _group_sizes(self) -> list[int]:
+        return torch.bincount(self.groups.flatten()).tolist()
+
+    def shards(self, progress: bool) -> Iterator[range]:
+        """Runs of blocks of about `_SHARD_POSITIONS` positions each."""
         self.progress.start(enabled=progress)
-        held: list[int] = []
-        size = 0
-        for group in range(self.n_groups):
-            held.append(group)
-            size += int((self.group_of_block == group).sum()) * self.length
-            if size >= _SHARD_POSITIONS.get(self.kind, 2048) or group == self.n_groups - 1:
-                yield held
-                held, size = [], 0
+        size = max(1, _SHARD_POSITIONS.get(self.kind, 2048) // self.length)
+        for start in range(0, self.n_blocks, size):
+            yield range(start, min(start + size, self.n_blocks))
 
     def skipped(self, part: dict[str, Tensor]) -> None:
         """Counts a part that was read from the cache."""
         self.progress.skip(part["block"].unique().numel() * self.length)
 
-    def compute(self, groups: list[int], progress: bool) -> dict[str, Tensor]:
-        """The pass over the blocks of some groups."""
+    def compute(self, shard: range, progress: bool) -> dict[str, Tensor]:
+        """The pass over some blocks."""
         started = time.perf_counter()
-        member = torch.isin(self.group_of_block, torch.tensor(groups))
-        rows = torch.nonzero(member).flatten()
+        rows = torch.arange(shard.start, shard.stop)
         kept = torch.cat([self._hidden(batch) for batch in rows.split(self._batch)])
         part = self._facts(rows)
         sums = HeadSums(self.lm.E, self.lm.b)
         zs, log_sums, log_p_sums = [], [], []
-        for group in groups:
+        part["groups"] = part["group"].unique()
+        for group in part["groups"]:
             sums.reset()
-            zs.append(sums.add(kept[part["group"].to(kept.device) == group]))
+            zs.append(sums.add(kept[(part["group"] == group).to(kept.device)]))
             log_sums.append(sums.log_a + math.log(sums.n))
             log_p_sums.append(sums.mean_log_p * sums.n)
-        log_n = torch.log(torch.bincount(part["group"])[groups].double()).to(zs[0].device)
         part["h"], part["z"] = kept.float().cpu(), torch.cat(zs).cpu()
-        part["log_a_groups"] = (torch.stack(log_sums) - log_n[:, None]).float().cpu()
+        part["log_sum_groups"] = torch.stack(log_sums).float().cpu()
         part["log_sum"] = torch.logsumexp(torch.stack(log_sums), dim=0).cpu()
         part["log_p_sum"] = torch.stack(log_p_sums).sum(dim=0).cpu()
         part["target_log_p"] = self._target_log_p(kept, part["z"], part["targets"])
@@ -413,7 +446,8 @@ class _Plan:
         if self.positions == "last":
             targets = targets[:, -1:]
         block = rows[:, None].expand_as(targets).flatten()
-        return {"block": block, "group": self.group_of_block[block], "targets": targets.flatten()}
+        group = self.groups[rows].flatten()
+        return {"block": block, "group": group, "targets": targets.flatten()}
 
     def _target_log_p(self, h: Tensor, z: Tensor, targets: Tensor) -> Tensor:
         """[n] float64 log-probability of the next token, NaN where there is none."""
@@ -428,18 +462,27 @@ class _Plan:
         n = sum(len(part["z"]) for part in parts)
         joined = {
             name: torch.cat([part[name] for part in parts])
-            for name in (
-                "h", "z", "log_a_groups", "group", "block", "targets", "target_log_p",
-            )
-        }  # fmt: skip
+            for name in ("h", "z", "group", "block", "targets", "target_log_p")
+        }
         return Detection(
             **joined,
+            log_a_groups=_log_a_groups(parts, torch.bincount(joined["group"])),
             log_a=torch.logsumexp(torch.stack([p["log_sum"] for p in parts]), dim=0) - math.log(n),
             mean_log_p=torch.stack([p["log_p_sum"] for p in parts]).sum(dim=0) / n,
             seconds=sum(float(part["seconds"]) for part in parts),
             peak_memory_mb=max(float(part["peak_memory_mb"]) for part in parts),
             from_cache=from_cache,
         )
+
+
+def _log_a_groups(parts: list[dict[str, Tensor]], sizes: Tensor) -> Tensor:
+    """[G, V] float32 from the sums of every part; a group may lie in several."""
+    V = parts[0]["log_sum_groups"].shape[1]
+    sums = torch.full((len(sizes), V), -torch.inf)
+    for part in parts:
+        groups = part["groups"]
+        sums[groups] = torch.logaddexp(sums[groups], part["log_sum_groups"])
+    return sums - sizes.double().log().float()[:, None]
 
 
 def peak_memory_mb(device: torch.device) -> float:

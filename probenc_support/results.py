@@ -15,7 +15,7 @@ import pandas as pd
 
 from probenc_support import cache, names, run_files
 from probenc_support.corpora import TokenBlocks
-from probenc_support.inference import peak_memory_mb
+from probenc_support.inference import MIN_DOCUMENTS, draws_documents, peak_memory_mb
 from probenc_support.loading import resolve_device
 from probenc_support.models import LanguageModel
 from probenc_support.parameters import Parameters
@@ -41,6 +41,10 @@ class Results:
             from IPython.display import Markdown, display
 
             display(Markdown(f"**Mind the first token.** {lm.probe.warning}"))  # type: ignore[no-untyped-call]
+        if blocks and not draws_documents(blocks, parameters.positions):
+            from IPython.display import Markdown, display
+
+            display(Markdown(f"**Mind the intervals.** {_few_documents(blocks)}"))  # type: ignore[no-untyped-call]
         self._metrics: dict[str, float | int] = {}
 
     def _claim(self, suffix: str) -> Path:
@@ -106,6 +110,19 @@ class Results:
         _write_json(self._claim("provenance.json"), facts)
         _write_json(self._claim("metrics.json"), self._metrics)
         display(HTML(provenance_box(facts)))  # type: ignore[no-untyped-call]
+
+
+def _few_documents(blocks: TokenBlocks) -> str:
+    known = blocks.n_documents
+    why = (
+        "how its text is divided into documents is not known"
+        if known is None
+        else f"its text is only {known} document{'s' * (known > 1)}, and {MIN_DOCUMENTS} are needed"
+    )
+    return (
+        f"Intervals of `{blocks.corpus}` come from drawing blocks of text, since {why}. Blocks of "
+        "one document depend on each other, so the intervals are narrower than they should be."
+    )
 
 
 def _named(value: Any) -> Any:

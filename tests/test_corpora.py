@@ -699,3 +699,19 @@ def test_hub_data_set_offline_ends_in_one_sentence() -> None:
     """The real client, which finds no hub."""
     with pytest.raises(InputError, match="cannot be read"):
         corpora.documents("hf:owner/there-is-no-such-set:train:text")
+
+
+def test_every_token_knows_its_document(tmp_path: Path) -> None:
+    """Whether the ends come from the tokenizer or not: what a document's tokens say is its text."""
+    written = [f"Text number {i} is about {'the sea ' * (i % 5)}and ends here." for i in range(12)]
+    for i, document in enumerate(written):
+        (tmp_path / f"{i:02d}.txt").write_text(document)
+    lm = tiny.language_model("tied")
+    blocks = corpora.blocks(str(tmp_path), lm.tokenizer, n_positions=256, sequence_length=8)
+    assert blocks.documents is not None
+    assert blocks.documents.shape == blocks.ids.shape
+    ids, documents = blocks.ids.flatten(), blocks.documents.flatten()
+    for i in documents.unique()[:-1].tolist():
+        said = lm.tokenizer.decode(ids[documents == i])
+        assert said.strip() == written[i]
+    assert blocks.n_documents == len(documents.unique())

@@ -103,6 +103,50 @@ def test_more_blocks_than_groups_keep_the_sum() -> None:
     torch.testing.assert_close(found.log_a, expected, rtol=0, atol=1e-5)
 
 
+def test_groups_are_documents_also_where_these_end_within_a_block() -> None:
+    ids = torch.zeros(4, 8, dtype=torch.int64)
+    ends = torch.tensor([1, 5, 6, 13, 14, 20, 21, 30, 32])
+    documents = torch.searchsorted(ends, torch.arange(32), right=True).reshape(4, 8)
+    blocks = corpora.from_ids(ids, corpus="prose", documents=7 * documents)
+    assert torch.equal(inference.groups_of_text(blocks), documents)
+    assert inference.groups_of_text(blocks, "last").flatten().tolist() == [0, 1, 2, 3]
+    few = corpora.from_ids(ids, corpus="prose", documents=documents.clamp(max=3))
+    assert torch.equal(inference.groups_of_text(few)[:, 0], torch.arange(4))
+    assert blocks.select(1, 2).n_documents == int(documents[1].unique().numel())
+
+
+@given(sizes=st.lists(st.integers(1, 40), min_size=130, max_size=400))
+@settings(max_examples=20, deadline=None)
+def test_many_documents_share_groups_and_none_is_divided(sizes: list[int]) -> None:
+    document = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    ids = torch.zeros(len(document), 1, dtype=torch.int64)
+    blocks = corpora.from_ids(ids, corpus="prose", documents=document[:, None])
+    groups = inference.groups_of_text(blocks).flatten()
+    assert 2 <= int(groups.max()) + 1 <= inference.MAX_GROUPS
+    for one in range(len(sizes)):
+        assert len(groups[document == one].unique()) == 1
+    assert bool((groups.diff() >= 0).all())
+    assert int(groups.diff().max()) == 1
+
+
+def test_sums_of_documents_that_lie_in_several_shards(monkeypatch: Any) -> None:
+    monkeypatch.setattr(inference, "_SHARD_POSITIONS", {"cpu": 16})
+    lm = tiny.language_model("tied")
+    plain = _blocks(lm, n_blocks=9, length=8)
+    documents = torch.repeat_interleave(
+        torch.arange(9), torch.tensor([1, 30, 1, 9, 1, 2, 20, 7, 1])
+    )
+    blocks = corpora.from_ids(plain.ids, corpus="prose", documents=documents.reshape(9, 8))
+    found = detect(lm, blocks, cache=False, progress=False)
+    assert torch.equal(found.group, documents)
+    log_p = _brute_force(lm, blocks)
+    for group in range(9):
+        mine = log_p[documents == group]
+        expected = torch.logsumexp(mine, 0) - math.log(len(mine))
+        torch.testing.assert_close(found.log_a_groups[group].double(), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found.y_of_groups(torch.arange(9)), found.y, rtol=0, atol=1e-5)
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     n=st.integers(1, 40),
