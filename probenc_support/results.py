@@ -7,6 +7,7 @@ import math
 import platform
 import subprocess
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -51,10 +52,16 @@ class Results:
         own = self.parameters
         return run_files.claim(own.results_dir, own.notebook, f"{own.notebook}.{suffix}")
 
+    @property
+    def measured(self) -> Mapping[str, float | int]:
+        """The metrics so far."""
+        return dict(self._metrics)
+
     def metrics(self, **values: Any) -> None:
         """Adds metrics: flat names to finite numbers.
 
-        A value that is not finite is left out: JSON has none, and an absent number is honest.
+        A value that is not finite is left out: JSON has no word for it, and readers of the file
+        treat a metric that is not there as not measured.
         """
         for name, value in values.items():
             number = value.item() if hasattr(value, "item") else value

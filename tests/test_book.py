@@ -14,7 +14,7 @@ import yaml
 from browser import CHROMIUM, DRIVER, MISSING, Browser, browser
 from bs4 import BeautifulSoup
 
-from probenc_support import claims, execute, matrix
+from probenc_support import claims, execute, matrix, rule_book
 
 ROOT = Path(__file__).resolve().parents[1]
 SITE = ROOT / "_build" / "html"
@@ -175,9 +175,9 @@ def test_the_claims_page_shows_every_claim_and_every_number_it_judges_by() -> No
         (tag["data-model"], tag["data-notebook"], tag["data-metric"])
         for tag in soup(page).select("data.metric")
     }
-    assert {claim.id.lower() for claim in claims.CLAIMS} <= anchors(page)
+    assert {claim.id.lower() for claim in rule_book.CLAIMS} <= anchors(page)
     for model, table in claims.metrics_by_model(claims.runs(RUNS)).items():
-        for claim in claims.CLAIMS:
+        for claim in rule_book.CLAIMS:
             for one in (*claim.criteria, *claim.controls):
                 tested = any(c.metric in table.get(c.notebook, {}) for c in claim.criteria)
                 if tested and one.metric in table.get(one.notebook, {}):
@@ -187,7 +187,7 @@ def test_the_claims_page_shows_every_claim_and_every_number_it_judges_by() -> No
 def test_the_claims_page_states_the_verdicts_of_the_rules() -> None:
     page = soup(SITE / "book" / "claims.html")
     table = claims.metrics_by_model(claims.runs(RUNS))
-    for claim in claims.CLAIMS:
+    for claim in rule_book.CLAIMS:
         section = page.find(id=claim.id.lower())
         badges = [tag.get_text() for tag in section.select("table .verdict")]
         findings = [claims.judge(claim, model, table[model]) for model in table]

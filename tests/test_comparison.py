@@ -28,7 +28,7 @@ def models(n: int, *, planted: bool) -> list[Run]:
         facts = {"n_parameters": 10 ** (6 + i), "tied": bool(i % 2)}
         size = {"d_model": 64 * (i + 1), "n_vocab": 50_000}
         found.append(run(f"m{i}", "01_log_linear_fit", facts, r2_adj=0.8 + 0.01 * i, **size))
-        found.append(run(f"m{i}", "02_sparsity", facts, gini_abs_slope=float(gini[i])))
+        found.append(run(f"m{i}", "02_sparsity", facts, gini_excess=float(gini[i])))
     return found
 
 
@@ -77,6 +77,22 @@ def test_a_planted_relation_is_found_and_chance_is_not() -> None:
         assert ("goes with" in answer) == planted
 
 
+def test_what_is_named_beforehand_can_pass_with_as_few_models_as_it_asks_for() -> None:
+    from probenc_support import claims, rule_book
+
+    for n, planted, verdict in ((5, True, "holds"), (5, False, "does not hold"), (4, True, None)):
+        runs = models(n, planted=planted)
+        table, facts = comparison.all_metrics(runs), comparison.properties(runs)
+        found = comparison.hypotheses(table, facts)
+        if verdict is None:
+            assert found.empty
+            continue
+        assert found["p_holm"].min() >= found["p_smallest"].max() - 1e-12
+        metrics = {"n_models_sparsity": n, "p_best_gini": found["p_holm"].min()}
+        finding = claims.judge(rule_book.Q1, "all-models", {"06_across_models": metrics})
+        assert finding.verdict == verdict
+
+
 def test_of_equally_strong_correlations_the_first_of_the_table_is_named() -> None:
     """Which one an unstable sort puts first depends on the processor."""
     names = [f"measure {i}" for i in range(40)]
@@ -104,11 +120,11 @@ def test_the_table_holds_every_metric_once() -> None:
     runs = models(3, planted=True)
     table = comparison.all_metrics(runs)
     assert sum(len(one.metrics) for one in runs) == int(table.notna().to_numpy().sum())
-    assert table.loc[("02_sparsity", "gini_abs_slope"), "m2"] == runs[5].metrics["gini_abs_slope"]
+    assert table.loc[("02_sparsity", "gini_excess"), "m2"] == runs[5].metrics["gini_excess"]
 
 
 def test_properties_come_from_metrics_and_provenance_and_may_be_missing() -> None:
-    runs = [*models(2, planted=True), run("bare", "02_sparsity", gini_abs_slope=0.5)]
+    runs = [*models(2, planted=True), run("bare", "02_sparsity", gini_excess=0.5)]
     facts = comparison.properties(runs)
     assert facts.loc["m1", "vocab_per_dimension"] == pytest.approx(50_000 / 128)
     assert facts.loc["m1", "tied"] == 1

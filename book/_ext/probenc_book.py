@@ -12,25 +12,14 @@ from typing import Any
 
 import yaml
 from docutils import nodes
-from probenc_html import (
-    ABSENT,
-    ROOT,
-    RUNS,
-    all_runs,
-    badge,
-    configuration,
-    in_order,
-    link_to,
-    marked,
-    raw,
-    table_of,
-    with_interval,
-)
+from probenc_html import ROOT, RUNS, all_runs, configuration, in_order, link_to, raw
 from probenc_pages import add_to_page, copy_files, launch, leave_out_damaged
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from probenc_support import claims, execute, matrix, models, run_files
+from probenc_support.rule_book import CLAIMS
+from probenc_support.verdicts import ABSENT, badge, evidence, marked, table_of, with_interval
 
 
 class BookDirective(SphinxDirective):
@@ -57,23 +46,23 @@ class Claims(BookDirective):
         table = claims.metrics_by_model(all_runs())
         names = in_order(table)
         found: list[nodes.Node] = [raw(self._summary(table, names))]
-        for claim in claims.CLAIMS:
+        for claim in CLAIMS:
             section = nodes.section(ids=[claim.id.lower()], names=[claim.id.lower()])
             self.state.document.note_explicit_target(section)
-            section += nodes.title("", f"{claim.id}: {_short_title(claim)}")
+            section += nodes.title("", f"{claim.id}: {claim.title}")
             section += raw(self._claim(claim, table, names))
             found.append(section)
         return found
 
     def _summary(self, table: Any, names: list[str]) -> str:
         rows = []
-        for claim in claims.CLAIMS:
+        for claim in CLAIMS:
             findings = _findings(claim, table, names)
             verdict = claims.overall(finding.verdict for finding in findings)
             by_model = {finding.model: badge(finding.verdict) for finding in findings}
             rows.append(
                 [
-                    f'<a href="#{claim.id.lower()}">{claim.id}</a> {_short_title(claim)}',
+                    f'<a href="#{claim.id.lower()}">{claim.id}</a> {html.escape(claim.title)}',
                     badge(verdict),
                     *(by_model.get(name, ABSENT) for name in names),
                 ]
@@ -88,7 +77,7 @@ class Claims(BookDirective):
             f"<p><strong>The paper's value:</strong> {html.escape(claim.paper)}</p>",
         ]
         if claim.criteria:
-            parts.append(_evidence(claim, findings))
+            parts.append(evidence(claim, findings))
         if claim.remark:
             parts.append(f"<p>{html.escape(claim.remark)}</p>")
         parts.append(self._figures(claim, findings))
@@ -106,56 +95,9 @@ class Claims(BookDirective):
         return f"<p>See the figure: {', '.join(links)}</p>" if links else ""
 
 
-def _evidence(claim: claims.Claim, findings: list[claims.Finding]) -> str:
-    rows = []
-    for kind, criteria in (("", claim.criteria), ("control: ", claim.controls)):
-        for place, criterion in enumerate(criteria):
-            evidence = [
-                (finding.model, (finding.controls if kind else finding.criteria)[place])
-                for finding in findings
-            ]
-            rows.append(
-                [
-                    f"{kind}{html.escape(criterion.says)} <code>{criterion.metric}</code>",
-                    html.escape(criterion.rule),
-                    *(_shown(model, one) for model, one in evidence),
-                ]
-            )
-    rows.append(["verdict", "", *(badge(finding.verdict) for finding in findings)])
-    heads = ["measured", "needed", *(finding.model for finding in findings)]
-    return table_of(heads, rows, label=f"Evidence for {claim.id}")
-
-
 def _source(claim: claims.Claim) -> str:
-    kinds = {
-        "C": f"The paper (section {claim.section}):",
-        "Q": "The paper's open question:",
-        "N": "Its readers ask:",
-        "B": "This book asks:",
-    }
-    return html.escape(kinds[claim.id[0]])
-
-
-def _short_title(claim: claims.Claim) -> str:
-    return TITLES[claim.id]
-
-
-TITLES = {
-    "C1": "log-linear encoding",
-    "C2": "why it holds",
-    "C3": "stability",
-    "C4": "sparsity",
-    "C5": "steering",
-    "C6": "pruning",
-    "C7": "training dynamics",
-    "Q1": "what drives sparsity?",
-    "Q2": "better pruning?",
-    "Q3": "does early frequency help convergence?",
-    "N1": "other kinds of models?",
-    "N2": "pruned models under training?",
-    "N3": "which texts, which curriculum?",
-    "B1": "a more precise edit?",
-}
+    where = f" (section {claim.section})" if claim.section else ""
+    return html.escape(f"{claim.kind}{where}:")
 
 
 def _findings(claim: claims.Claim, table: Any, names: list[str]) -> list[claims.Finding]:
@@ -166,19 +108,27 @@ def _findings(claim: claims.Claim, table: Any, names: list[str]) -> list[claims.
     return [one for one in found if any(e.value is not None for e in one.criteria)]
 
 
-def _shown(model: str, evidence: claims.Evidence) -> str:
-    criterion = evidence.criterion
-    if evidence.value is None:
-        return ABSENT
-    metrics = {criterion.metric: evidence.value}
-    if evidence.low is not None and evidence.high is not None:
-        metrics |= {
-            f"{criterion.metric}_low": evidence.low,
-            f"{criterion.metric}_high": evidence.high,
-        }
-    number = with_interval(model, criterion.notebook, criterion.metric, metrics)
-    state = evidence.state
-    return f'<span class="state state-{state.name.lower()}">{number} <em>{state}</em></span>'
+class Changes(BookDirective):
+    """Verdicts by the rules of the first edition, and now, with the reason of each change."""
+
+    def content_nodes(self) -> list[nodes.Node]:
+        earlier = json.loads((ROOT / "book" / "earlier_verdicts.json").read_text("utf-8"))
+        table = claims.metrics_by_model(all_runs())
+        rows = []
+        for claim in (one for one in CLAIMS if one.changed):
+            findings = _findings(claim, table, in_order(table))
+            now = {finding.model: badge(finding.verdict) for finding in findings}
+            before = {m: badge(claims.Verdict(v)) for m, v in earlier.get(claim.id, {}).items()}
+            rows.append(
+                [
+                    f'<a href="#{claim.id.lower()}">{claim.id}</a> {html.escape(claim.title)}',
+                    "<br>".join(f"{html.escape(name)}: {one}" for name, one in before.items()),
+                    "<br>".join(f"{html.escape(name)}: {one}" for name, one in now.items()),
+                    html.escape(claim.changed),
+                ]
+            )
+        heads = ["claim", "verdicts before", "verdicts now", "what changed in the rule, and why"]
+        return [raw(table_of(heads, rows, label="Verdicts before and now"))]
 
 
 class Verdict(BookDirective):
@@ -188,16 +138,16 @@ class Verdict(BookDirective):
     optional_arguments = 0
 
     def content_nodes(self) -> list[nodes.Node]:
-        claim = next(one for one in claims.CLAIMS if one.id == self.arguments[0])
-        table = claims.metrics_by_model(all_runs())
-        findings = _findings(claim, table, in_order(table))
+        claim = next(one for one in CLAIMS if one.id == self.arguments[0])
+        runs = claims.metrics_by_model(all_runs())
+        findings = _findings(claim, runs, in_order(runs))
         verdict = claims.overall(finding.verdict for finding in findings)
         words = f"<p>{badge(verdict)} <strong>{claim.id}</strong>: {html.escape(claim.words)}</p>"
-        evidence = _evidence(claim, findings) if findings else ""
+        table = evidence(claim, findings) if findings else ""
         page = self.link(
             Path("book/claims.html"), "All claims, and how they are judged", claim.id.lower()
         )
-        return [raw(f'<div class="claim-box">{words}{evidence}<p>{page}</p></div>')]
+        return [raw(f'<div class="claim-box">{words}{table}<p>{page}</p></div>')]
 
 
 class Runs(BookDirective):
@@ -421,6 +371,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
 
 DIRECTIVES: dict[str, type[BookDirective]] = {
     "claims": Claims,
+    "changes": Changes,
     "verdict": Verdict,
     "runs": Runs,
     "costs": Costs,
