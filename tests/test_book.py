@@ -198,6 +198,34 @@ def test_the_claims_page_states_the_verdicts_of_the_rules() -> None:
         assert section.select_one(".verdict").get_text() == str(overall), claim.id
 
 
+def test_every_page_of_a_run_ends_with_the_verdicts_of_the_rules_and_judges_by_no_other() -> None:
+    for run in claims.runs(RUNS):
+        page = soup(SITE / run.page.relative_to(ROOT).with_suffix(".html"))
+        boxes = {box.strong.get_text()[:2]: box for box in page.select(".claim-box")}
+        wanted = {c.id: c for c in rule_book.CLAIMS if run.notebook in c.notebooks}
+        assert boxes.keys() == wanted.keys(), run.page
+        for name, claim in wanted.items():
+            verdict = claims.judge(claim, run.model, {run.notebook: run.metrics}).verdict
+            assert boxes[name].select_one(".verdict").get_text() == str(verdict), run.page
+        said = page.select_one("article, main").get_text()
+        assert "claim holds for" not in said
+        assert "claim does not hold for" not in said
+
+
+def test_the_first_page_uses_the_words_of_the_rules() -> None:
+    page = soup(SITE / "book" / "intro.html")
+    table = claims.metrics_by_model(claims.runs(RUNS))
+    summary = {row.th.a.get_text(): row for row in page.select("table.numbers tbody tr")}
+    for claim in rule_book.CLAIMS:
+        verdict = claims.overall(claims.judge(claim, m, table[m]).verdict for m in table)
+        if claim.id in summary:
+            assert summary[claim.id].select_one(".verdict").get_text() == str(verdict)
+    assert {"C1", "C4", "C5", "C6", "B1"} <= summary.keys()
+    strips = page.select("p .verdict")
+    assert len(strips) >= 8, "every paragraph of the argument has its verdict"
+    assert {one.get_text() for one in strips} <= set(map(str, claims.Verdict))
+
+
 def test_the_performance_page_shows_every_time_that_was_kept() -> None:
     units = {"ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
     shown = []

@@ -45,7 +45,7 @@ class Claims(BookDirective):
     def content_nodes(self) -> list[nodes.Node]:
         table = claims.metrics_by_model(all_runs())
         names = in_order(table)
-        found: list[nodes.Node] = [raw(self._summary(table, names))]
+        found: list[nodes.Node] = [raw(_summary(table, names, anchors=""))]
         for claim in CLAIMS:
             section = nodes.section(ids=[claim.id.lower()], names=[claim.id.lower()])
             self.state.document.note_explicit_target(section)
@@ -53,21 +53,6 @@ class Claims(BookDirective):
             section += raw(self._claim(claim, table, names))
             found.append(section)
         return found
-
-    def _summary(self, table: Any, names: list[str]) -> str:
-        rows = []
-        for claim in CLAIMS:
-            findings = _findings(claim, table, names)
-            verdict = claims.overall(finding.verdict for finding in findings)
-            by_model = {finding.model: badge(finding.verdict) for finding in findings}
-            rows.append(
-                [
-                    f'<a href="#{claim.id.lower()}">{claim.id}</a> {html.escape(claim.title)}',
-                    badge(verdict),
-                    *(by_model.get(name, ABSENT) for name in names),
-                ]
-            )
-        return table_of(["claim or question", "verdict", *names], rows, label="All verdicts")
 
     def _claim(self, claim: claims.Claim, table: Any, names: list[str]) -> str:
         findings = _findings(claim, table, names)
@@ -106,6 +91,36 @@ def _findings(claim: claims.Claim, table: Any, names: list[str]) -> list[claims.
     found = [claims.judge(claim, name, table[name]) for name in names]
     # A model without the notebook says nothing about the claim; it takes no column.
     return [one for one in found if any(e.value is not None for e in one.criteria)]
+
+
+def _summary(
+    table: Any, names: list[str], *, anchors: str, among: tuple[claims.Claim, ...] = ()
+) -> str:
+    """Verdicts as a table of claims and models; `anchors`: the page that has the sections."""
+    rows = []
+    for claim in among or CLAIMS:
+        findings = _findings(claim, table, names)
+        by_model = {finding.model: badge(finding.verdict) for finding in findings}
+        rows.append(
+            [
+                f'<a href="{anchors}#{claim.id.lower()}">{claim.id}</a> {html.escape(claim.title)}',
+                badge(claims.overall(finding.verdict for finding in findings)),
+                *(by_model.get(name, ABSENT) for name in names),
+            ]
+        )
+    return table_of(["claim or question", "verdict", *names], rows, label="All verdicts")
+
+
+class Summary(BookDirective):
+    """The verdicts of all claims that a run has tested, claim by claim and model by model."""
+
+    def content_nodes(self) -> list[nodes.Node]:
+        table = claims.metrics_by_model(all_runs())
+        names = in_order(table)
+        tested = tuple(claim for claim in CLAIMS if _findings(claim, table, names))
+        if not tested:
+            return [raw("<p>No model has run yet.</p>")]
+        return [raw(_summary(table, names, anchors="claims.html", among=tested))]
 
 
 class Changes(BookDirective):
@@ -357,12 +372,24 @@ class MetricRole(SphinxRole):
         return [nodes.emphasis("", "(not run)")], []
 
 
+class JudgedRole(SphinxRole):
+    """``{judged}`C1` ``: the verdict on a claim over all models, in a sentence."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        self.env.note_reread()
+        claim = next(one for one in CLAIMS if one.id == self.text)
+        table = claims.metrics_by_model(all_runs())
+        found = _findings(claim, table, in_order(table))
+        return [raw(badge(claims.overall(finding.verdict for finding in found)))], []
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     # Figures' captions hold mathematics that Sphinx does not see.
     app.set_html_assets_policy("always")
     for name, directive in DIRECTIVES.items():
         app.add_directive(name, directive)
     app.add_role("metric", MetricRole())
+    app.add_role("judged", JudgedRole())
     app.connect("config-inited", leave_out_damaged)
     app.connect("html-page-context", add_to_page)
     app.connect("build-finished", copy_files)
@@ -372,6 +399,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
 DIRECTIVES: dict[str, type[BookDirective]] = {
     "claims": Claims,
     "changes": Changes,
+    "summary": Summary,
     "verdict": Verdict,
     "runs": Runs,
     "costs": Costs,
