@@ -21,9 +21,9 @@ class Verdict(StrEnum):
     HOLDS = "holds"
     """Every criterion is met, and what has to fail fails."""
     IN_PART = "holds in part"
-    """Some criteria are met, or one of them or a control could not be tested."""
+    """Some criteria are met, or none failed but one of them or a control could not be decided."""
     DOES_NOT_HOLD = "does not hold"
-    """No criterion is met, or a control succeeds, so that the measure shows nothing."""
+    """No criterion is met and one failed, or a control succeeds, so that nothing is shown."""
     NOT_TESTED = "not tested here"
     """No metric of the claim is there, or a precondition is not met."""
 
@@ -223,7 +223,8 @@ def _verdict(criteria: tuple[Evidence, ...], controls: tuple[Evidence, ...]) -> 
         return Verdict.DOES_NOT_HOLD
     if all(state is State.MET for state in [*states, *guards]):
         return Verdict.HOLDS
-    if any(state in (State.MET, State.UNSURE) for state in states):
+    # Where one criterion is not met, another that is unsure does not make half of a claim.
+    if State.MET in states or State.NOT_MET not in states:
         return Verdict.IN_PART
     return Verdict.DOES_NOT_HOLD
 

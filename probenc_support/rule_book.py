@@ -129,7 +129,7 @@ C2 = Claim(
             times="class_theory_r2",
         ),
     ),
-    figure=(_FIT, "fig-theory"),
+    figure=(_FIT, "fig-classes"),
     changed="The criterion that the mean log-probability is linear in the embedding was an "
     "identity, and is gone. The second-order theory explained less than the first order with one "
     "free intercept, and its series diverges; the theory of context classes stands in its place. "

@@ -45,6 +45,14 @@ def test_an_interval_across_the_threshold_leaves_a_finding_unsure() -> None:
     assert judge(CLAIM, "model", metrics).criteria[0].state is State.MET
 
 
+def test_unsure_is_not_half_of_a_claim_whose_other_criterion_is_not_met() -> None:
+    unsure = {"fit": 0.82, "fit_low": 0.78, "fit_high": 0.86}
+    assert verdict(**unsure, error=0.5, shuffled=0.0) is Verdict.DOES_NOT_HOLD
+    wide = {"error": 0.1, "error_low": 0.0, "error_high": 0.3}
+    assert verdict(**unsure, **wide, shuffled=0.0) is Verdict.IN_PART
+    assert verdict(**unsure, shuffled=0.0) is Verdict.IN_PART
+
+
 def test_only_the_near_end_of_an_interval_counts() -> None:
     metrics = {"01_x": {"error": 0.15, "error_low": -5.0, "error_high": 0.19}}
     assert judge(CLAIM, "model", metrics).criteria[1].state is State.MET
