@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+import yaml
 
-from probenc_support import built_in_texts, cache, corpora, training
+from probenc_support import built_in_texts, cache, corpora, matrix, models, training
 from probenc_support.errors import InputError
 
 TOKENIZER = tiny.tokenizer()
@@ -172,6 +173,15 @@ def test_held_out_docstrings_share_no_text_with_what_nano_is_trained_on() -> Non
     beginning = corpora.blocks("docstrings", text.tokenizer, n_positions=4096)
     with pytest.raises(InputError, match="share text"):
         corpora.check_apart(beginning, trained_on)
+
+
+def test_the_book_judges_what_it_trains_by_text_that_was_held_out() -> None:
+    config = yaml.safe_load((Path(__file__).parents[1] / "config.yaml").read_text(encoding="utf-8"))
+    sources = {name: entry.source for name, entry in models.ROSTER.items()}
+    trained = [c for c in matrix.cells(config) if sources.get(c.model, "").startswith("trained:")]
+    assert trained
+    assert {cell.parameters["corpus"] for cell in trained} == {"docstrings:held-out"}
+    assert {cell.parameters["eval_corpus"] for cell in trained} == {"bible"}
 
 
 def test_held_out_docstrings_are_documents_of_the_whole() -> None:
