@@ -58,6 +58,10 @@ _VERSION = 1
 _BIBLE_VERSION = 1
 """The same for the Bible."""
 
+_PASSAGE = 1000
+"""Characters of a document of the Bible, about as many as a docstring has: intervals come from
+drawing documents, and of whole chapters too few would be read."""
+
 
 def names() -> list[str]:
     """Names of the built-in corpora."""
@@ -121,7 +125,7 @@ def _python_manual() -> list[str]:
 
 
 def _bible() -> list[str]:
-    """The chapters of the Bible, downloaded once and kept in the cache."""
+    """Passages of the Bible, downloaded once and kept in the cache."""
     return _kept(_bible_name(), _downloaded_bible)
 
 
@@ -136,11 +140,13 @@ def bible_is_here() -> bool:
 
 def _downloaded_bible() -> list[str]:
     with unpacked(BIBLE) as path:
-        return _mixed(_chapters(path.read_text(encoding="utf-8")))
+        chapters = _chapters(path.read_text(encoding="utf-8"))
+    found = itertools.chain.from_iterable(map(_parts, chapters))
+    return _mixed(filter(None, map(_readable, found)))
 
 
-def _chapters(source: str) -> list[str]:
-    """The chapters in a file that assigns `Bible(version, text, {verse: start}, ...)`.
+def _chapters(source: str) -> list[list[str]]:
+    """Verses of each chapter in a file that assigns `Bible(version, text, {verse: start}, ...)`.
 
     Verses are numbers of book, chapter and verse (1001001), starts are places in the text. Only the
     literals are read.
@@ -149,24 +155,30 @@ def _chapters(source: str) -> list[str]:
         values = [node.value for node in ast.parse(source).body if isinstance(node, ast.Assign)]
         _, text, starts, *_ = next(call.args for call in values if isinstance(call, ast.Call))
         whole: str = ast.literal_eval(text)
-        places: dict[int, int] = ast.literal_eval(starts)
-        first: dict[int, int] = {}
-        for verse, place in sorted(places.items()):
-            first.setdefault(verse // 1000, place)
-        cuts = [*first.values(), len(whole)]
-        found = [_readable(whole[cut:end]) for cut, end in itertools.pairwise(cuts)]
+        places = sorted(ast.literal_eval(starts).items())
+        ends = [*(place for _, place in places[1:]), len(whole)]
+        found: dict[int, list[str]] = {}
+        for (verse, place), end in zip(places, ends, strict=True):
+            found.setdefault(verse // 1000, []).append(whole[place:end])
     except (SyntaxError, ValueError, TypeError, AttributeError, StopIteration) as error:
         raise InputError(
             f"{BIBLE.requirement} does not hold the text as it is known to; report it."
         ) from error
-    return [chapter for chapter in found if chapter]
+    return list(found.values())
 
 
-def _readable(chapter: str) -> str:
-    """A chapter in plain letters: without the brackets around words that translators supplied."""
-    chapter = re.sub(r"\s*\[Selah\b", " Selah.", chapter)
-    chapter = re.sub(r"[\[\]]", "", chapter).replace("\u2019", "'").replace("\u2014", "--")
-    paragraphs = (" ".join(paragraph.split()) for paragraph in chapter.split("\n"))
+def _parts(verses: list[str]) -> list[str]:
+    """A chapter in parts of about `_PASSAGE` characters and equally many verses."""
+    n = max(1, round(sum(map(len, verses)) / _PASSAGE))
+    cuts = [len(verses) * i // n for i in range(n + 1)]
+    return ["".join(verses[a:b]) for a, b in itertools.pairwise(cuts)]
+
+
+def _readable(passage: str) -> str:
+    """A passage in plain letters: without the brackets around words that translators supplied."""
+    passage = re.sub(r"\s*\[Selah\b", " Selah.", passage)
+    passage = re.sub(r"[\[\]]", "", passage).replace("\u2019", "'").replace("\u2014", "--")
+    paragraphs = (" ".join(paragraph.split()) for paragraph in passage.split("\n"))
     return "\n\n".join(filter(None, paragraphs))
 
 

@@ -8,14 +8,16 @@ import pytest
 import tiny
 import torch
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from probenc_support import built_in_texts, cache, corpora, matrix, models, training
 from probenc_support.errors import InputError
 
 TOKENIZER = tiny.tokenizer()
 
-EXTRACTED = "c5f1323320baa8ea3ffbd36e087970c22fc2dd34d3bcdf589075e14c98ecd908"
-"""SHA-256 of the Bible's chapters, joined by zero bytes."""
+EXTRACTED = "741a551dd458a80d625dfb700233268b0fde5943849c198c77a9a8eb447771e5"
+"""SHA-256 of the Bible's passages, joined by zero bytes."""
 
 TEXT = """In the beginning was a made text, [which] nobody believed; and it had—so to say—one verse.
 And the second verse was the text’s own, and of another paragraph.  A third [verse] closes it.[Selah
@@ -38,7 +40,7 @@ bible = tiny_package_that_does_not_exist.Bible(
 )
 '''
 
-CHAPTERS = {
+PASSAGES = {
     "In the beginning was a made text, which nobody believed; and it had--so to say--one verse.\n\n"
     "And the second verse was the text's own, and of another paragraph. A third verse closes it. "
     "Selah.",
@@ -70,12 +72,12 @@ def make(folder: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> Path:
 # ------------------------------------------------------------------------------------------- Bible
 
 
-def test_chapters_are_read_as_data_and_once(
+def test_passages_are_read_as_data_and_once(
     package: Path, monkeypatch: pytest.MonkeyPatch, own_cache: Path
 ) -> None:
     assert not built_in_texts.bible_is_here()
     found = corpora.documents("bible")
-    assert set(found) == CHAPTERS
+    assert set(found) == PASSAGES
     package.unlink()
     assert corpora.documents("bible") == found, "the second time from the cache, with no index"
     assert built_in_texts.bible_is_here()
@@ -83,6 +85,13 @@ def test_chapters_are_read_as_data_and_once(
     assert entry.path.parent.name == "corpora"
     assert not list(own_cache.glob(".tmp-*"))
     assert cache.clear("corpora") == entry.size
+
+
+@given(st.lists(st.text(max_size=400), min_size=1, max_size=60))
+def test_parts_of_a_chapter_are_whole_verses_in_order(verses: list[str]) -> None:
+    found = built_in_texts._parts(verses)
+    assert "".join(found) == "".join(verses)
+    assert len(found) == max(1, round(sum(map(len, verses)) / 1000))
 
 
 def test_no_index_and_no_cache_is_one_sentence(package: Path, own_cache: Path) -> None:
@@ -134,10 +143,13 @@ def bible() -> list[str]:
 
 
 def test_real_bible_is_what_it_says(bible: list[str]) -> None:
-    assert len(bible) == 1189
-    assert sum(len(chapter.split()) for chapter in bible) > 700_000
-    assert any(chapter.startswith("In the beginning God created the heavens") for chapter in bible)
-    assert not any(set("[]{}<>\u2019\u2014") & set(chapter) for chapter in bible)
+    assert 4000 < len(bible) < 4400
+    assert max(map(len, bible)) < 2500
+    beginning = corpora.blocks("bible", TOKENIZER, n_positions=16384)
+    assert len(beginning.documents.unique()) > 15, "of a tokenizer with 320 tokens"
+    assert sum(len(passage.split()) for passage in bible) > 700_000
+    assert any(passage.startswith("In the beginning God created the heavens") for passage in bible)
+    assert not any(set("[]{}<>\u2019\u2014") & set(passage) for passage in bible)
     digest = hashlib.sha256("\0".join(bible).encode()).hexdigest()
     assert digest == EXTRACTED, "raise _BIBLE_VERSION where this changes"
 
