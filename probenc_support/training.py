@@ -28,19 +28,16 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
-from probenc_support import cache, corpora, loading
+from probenc_support import built_in_texts, cache, corpora, loading
 from probenc_support.errors import InputError
 
 END_OF_TEXT = "<|endoftext|>"
 """Token 0. It never occurs in the training text, as documents are joined by an empty line, and what
 reads like it there is tokenised as text."""
 
-HELD_OUT_EVERY = 50
-"""One document in so many is never trained on, nor is the tokenizer: it can measure the loss."""
-
-_VERSION = 2
+_VERSION = 3
 """Raise it when a model is trained on other text or in another way, so that none from before is
-taken for it. From 2 on, whole documents are held out."""
+taken for it. From 2 on, whole documents are held out; from 3 on, those that their text decides."""
 
 _CHARACTERS_PER_TOKEN = 6
 """Text read for each token that a run trains on; a byte-level BPE makes tokens of about 4."""
@@ -107,7 +104,7 @@ class Text:
     corpus: str
     """As the person named it."""
     hash: str
-    """SHA-256 of the characters that were read."""
+    """SHA-256 of the characters that were read, and of those that are held out."""
     tokenizer: PreTrainedTokenizerFast
     train: NDArray[np.int64]
     """[n_train, T] blocks that are trained on."""
@@ -168,37 +165,51 @@ def _documents(corpus: str, characters: int) -> list[str]:
     return found
 
 
-def _hash(documents: list[str]) -> str:
+def _hash(*several: list[str]) -> str:
     digest = hashlib.sha256()
-    for document in documents:
-        digest.update(document.encode(errors="surrogatepass") + b"\0")
+    for documents in several:
+        for document in documents:
+            digest.update(document.encode(errors="surrogatepass") + b"\0")
+        digest.update(b"\0")
     return digest.hexdigest()
 
 
 def prepare(recipe: Recipe, corpus: str = "docstrings") -> Text:
     """Reads a corpus, trains the tokenizer on it and cuts it into blocks; kept in the cache.
 
-    One document in `HELD_OUT_EVERY` takes part in neither.
+    Documents that are held out take part in neither, nor does any paragraph of theirs: about one
+    document in 16, which its text decides (`built_in_texts.is_held_out`), and of docstrings all of
+    the corpus `docstrings:held-out`.
 
     Raises:
         InputError: no such corpus, or too little text for one batch.
     """
     documents = _documents(corpus, recipe.tokens * _CHARACTERS_PER_TOKEN)
-    digest = _hash(documents)
+    held_out = _held_out(corpus, documents)
+    digest = _hash(documents, held_out)
     sizes = f"{recipe.vocabulary}-{recipe.sequence_length}-{recipe.tokens}"
     key = f"text-{digest[:12]}-{sizes}-v{_VERSION}"
     folder = cache.cache_dir() / "training" / key
     with cache.locked(key):
         if not folder.is_dir():
             with cache.atomic_path(folder) as temporary:
-                _write_text(temporary, _not_held_out(documents), recipe, corpus)
+                _write_text(temporary, _without(held_out, documents), recipe, corpus)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     blocks = np.load(folder / "blocks.npy").astype(np.int64)
     return Text(corpus, digest, tokenizer, blocks, _read_sources(folder))
 
 
-def _not_held_out(documents: list[str]) -> list[str]:
-    return [d for place, d in enumerate(documents) if place % HELD_OUT_EVERY]
+def _held_out(corpus: str, documents: list[str]) -> list[str]:
+    """What is kept apart from training: of docstrings a corpus of its own, whole."""
+    own = corpus == "docstrings" or corpus.startswith("docstrings:")
+    beside = corpora.stream(f"docstrings:{built_in_texts.HELD_OUT}") if own else ()
+    return [*filter(built_in_texts.is_held_out, documents), *beside]
+
+
+def _without(held_out: list[str], documents: list[str]) -> list[str]:
+    """Documents, without those that share text with what is held out (see `corpora.blocks`)."""
+    avoided: frozenset[int] = frozenset().union(*map(corpora.fingerprints, held_out))
+    return [document for document in corpora.apart_from(avoided, documents) if document]
 
 
 def _write_text(folder: Path, documents: list[str], recipe: Recipe, corpus: str) -> None:
@@ -556,7 +567,8 @@ def trained(name: str, *, seed: int = 0, corpus: str = "docstrings", device: str
         InputError: no such recipe, or see `train`.
     """
     recipe = named(name)
-    digest = _hash(_documents(corpus, recipe.tokens * _CHARACTERS_PER_TOKEN))
+    documents = _documents(corpus, recipe.tokens * _CHARACTERS_PER_TOKEN)
+    digest = _hash(documents, _held_out(corpus, documents))
     settings = json.dumps(asdict(recipe), sort_keys=True) + digest + f"v{_VERSION}"
     key = hashlib.sha256(settings.encode()).hexdigest()[:12]
     folder = cache.cache_dir() / "training" / f"{name}-seed{seed}-{key}"

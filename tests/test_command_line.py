@@ -45,6 +45,7 @@ def test_doctor_says_what_is_there(run: Run) -> None:
     said = run("doctor")
     assert said.returncode in (0, 1)
     assert "torch" in said.stdout
+    assert "the corpus bible will be fetched from the package index (10 MB)" in said.stdout
     assert "Traceback" not in said.stderr
 
 

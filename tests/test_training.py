@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
 
-from probenc_support import cache, checkpoints, corpora, models, training
+from probenc_support import built_in_texts, cache, checkpoints, corpora, models, training
 from probenc_support.errors import InputError
 from probenc_support.training import RECIPES, Recipe, Text
 
@@ -114,16 +114,41 @@ def test_counts_are_those_of_the_text_that_was_read(text: Text, run_folder: Path
 
 def test_whole_documents_are_held_out(text: Text, text_file: Path) -> None:
     """No paragraph of a held-out document is in the training text, nor taken for it."""
-    documents = list(corpora.stream(str(text_file)))
-    held_out = {d.strip() for d in documents[:: training.HELD_OUT_EVERY] if len(d) >= 40}
-    rest = {d.strip() for i, d in enumerate(documents) if i % training.HELD_OUT_EVERY}
+    documents = [d.strip() for d in corpora.stream(str(text_file)) if len(d.strip()) >= 40]
+    held_out = set(filter(built_in_texts.is_held_out, documents))
+    rest = [d for d in documents if not built_in_texts.is_held_out(d)]
     read = text.tokenizer.decode(text.train.ravel(), clean_up_tokenization_spaces=False)
-    assert len(held_out - rest) >= 3
-    for document in held_out - rest:
+    assert len(held_out) >= 3
+    for document in held_out:
         assert document not in read
         assert not corpora.fingerprints(document) & text.sources
-    others = [d.strip() for d in documents[1 : training.HELD_OUT_EVERY] if len(d) >= 40]
-    assert all(document in read for document in others[:10]), "the control: what is trained on"
+    assert sum(document in read for document in rest[:20]) >= 15, "the control: what is trained on"
+
+
+def test_what_is_held_out_depends_on_the_text_alone(tmp_path: Path) -> None:
+    """Neither on what stands before it, nor on its white space."""
+    paragraphs = [f"Paragraph {n} says that {n * n} is the square of {n}." for n in range(2000)]
+    chosen = set(filter(built_in_texts.is_held_out, paragraphs))
+    share = built_in_texts.HELD_OUT_EVERY * len(chosen) / len(paragraphs)
+    assert 0.7 < share < 1.3, "one in so many, within four standard deviations"
+    path = tmp_path / "moved.txt"
+    path.write_text("\n\n".join(p.replace(" ", "  ") for p in reversed(paragraphs)))
+    sources = training.prepare(replace(TINY, steps=400), str(path)).sources
+    assert {p for p in paragraphs if built_in_texts.fingerprint(p) not in sources} == chosen
+
+
+def test_a_paragraph_of_a_held_out_document_is_trained_on_nowhere(tmp_path: Path) -> None:
+    shared = "This paragraph stands in all documents, of which some are held out."
+    for n in range(200):
+        own = [f"Sentence {i} of {n}, one of those that fill a document." for i in range(8)]
+        (tmp_path / f"{n:03}.txt").write_text("\n\n".join([own[0], shared, *own[1:]]))
+    documents = corpora.documents(str(tmp_path))
+    held_out = [built_in_texts.is_held_out(d) for d in documents]
+    assert 1 < sum(held_out) < 50
+    sources = training.prepare(replace(TINY, steps=400), str(tmp_path)).sources
+    assert built_in_texts.fingerprint(shared) not in sources
+    last = [built_in_texts.fingerprint(d.split("\n\n")[-1]) for d in documents]
+    assert [found not in sources for found in last] == held_out, "all else is kept"
 
 
 def test_literal_special_tokens_in_the_training_text_stay_text(tmp_path: Path) -> None:
@@ -336,7 +361,10 @@ def test_names_lead_to_trained_models(
 ) -> None:
     monkeypatch.setitem(RECIPES, "pythia-nano", replace(TINY, name="pythia-nano"))
     stream = training.corpora.stream
-    monkeypatch.setattr(training.corpora, "stream", lambda corpus: stream(str(text_file)))
+    beside = own_cache.with_name("beside.txt")
+    beside.write_text("Something else, which is held out.")
+    texts = {"docstrings": str(text_file), "docstrings:held-out": str(beside)}
+    monkeypatch.setattr(training.corpora, "stream", lambda corpus: stream(texts[corpus]))
     seed1 = models.load("pythia-nano-seed1", device="cpu")
     folder = training.trained("pythia-nano", seed=1)
     assert own_cache in folder.parents

@@ -1,8 +1,10 @@
 """Tiny models with random weights, one a style of head, made from explicit configurations."""
 
 import functools
+import os
 import pydoc
 import resource
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -133,6 +135,32 @@ def save(folder: Path, style: str = "untied", *, seed: int = 0) -> Path:
     model(style, seed=seed).save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     return folder
+
+
+def wheel(folder: Path, member: str, content: bytes) -> Path:
+    """A wheel `tiny-package` 1.0 with one file besides what a wheel must have; returns its path."""
+    folder.mkdir(exist_ok=True)
+    archive = folder / "tiny_package-1.0-py3-none-any.whl"
+    info = "tiny_package-1.0.dist-info"
+    with zipfile.ZipFile(archive, "w") as zipped:
+        zipped.writestr(member, content)
+        zipped.writestr(
+            f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-package\nVersion: 1.0\n"
+        )
+        zipped.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        zipped.writestr(f"{info}/RECORD", "")
+    return archive
+
+
+def only_index(monkeypatch: pytest.MonkeyPatch, folder: Path | str) -> None:
+    """Lets pip find what lies in a folder, and nothing else."""
+    for name, value in {
+        "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(folder), "PIP_CONFIG_FILE": os.devnull,
+        "PIP_EXTRA_INDEX_URL": "",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
 
 
 @contextmanager
