@@ -10,11 +10,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from scipy import stats
 from torch import Tensor
 
 from probenc_support import regression
 from probenc_support.precision import wide
-from probenc_support.regression import Design
+from probenc_support.regression import Array, Design, Interval
 
 _CHUNK_BYTES = 32e6
 _ROWS_A_SLOPE = 4
@@ -78,7 +79,7 @@ def r2_small_vocabulary(
     size: int,
     n_draws: int = 5,
     seed: int = 0,
-) -> np.ndarray:
+) -> Array:
     """R^2 of the encoding of some tokens by the whole softmax, and by one over these alone.
 
     The same tokens are fitted and the same are judged (out of fold, ten folds): the two numbers of
@@ -104,3 +105,10 @@ def r2_small_vocabulary(
             y = np.log(len(h)) - wide(torch.logsumexp(logits - level[:, None], dim=0))
             found[draw, k] = regression.r2_heldout(design, y, seed=seed)
     return found
+
+
+def mean_interval(values: Array, *, level: float = 0.95) -> Interval:
+    """Mean of some independent draws [n], n at least 2, with the interval of Student's t."""
+    mean = float(values.mean())
+    half = stats.t.ppf(0.5 + level / 2.0, len(values) - 1) * stats.sem(values)
+    return Interval(mean, float(mean - half), float(mean + half), 0.0, values)

@@ -150,6 +150,17 @@ def effective_number(carried: Tensor) -> Tensor:
     return torch.special.entr(carried).sum(dim=1).exp()
 
 
+def slopes(classes: ContextClasses, carried: Tensor) -> Tensor:
+    """[n, d] slope of the bound of y at the row of each token, -sum_k carried_k m_k.
+
+    Where it is the same for all tokens the encoding is linear, with that slope.
+
+    Args:
+        carried: [n, K] see `ContextClasses.carried`; or [K], for a token between them.
+    """
+    return -(carried @ classes.mean_h.to(carried.device))
+
+
 def carriers(classes: ContextClasses, carried: Tensor, *, part: float = 0.9) -> tuple[int, float]:
     """The fewest classes that carry a part of the probability of the average token.
 

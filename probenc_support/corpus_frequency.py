@@ -50,7 +50,7 @@ def counted(
     tokenizer: PreTrainedTokenizerBase,
     n_rows: int,
     *,
-    characters: int = 4_000_000,
+    characters: int = 2_000_000,
     n_groups: int = 64,
 ) -> GroupCounts:
     """Counts of tokens in the first so many characters of a corpus.

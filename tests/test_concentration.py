@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from probenc_support import concentration, inference, regression
 
@@ -73,3 +74,10 @@ def test_small_vocabularies_hold_enough_tokens_for_the_slopes():
     assert concentration.n_small(8192, 128) == 520
     assert concentration.n_small(320, 16) == 72
     assert concentration.n_small(100, 16) == 0
+
+
+def test_interval_of_a_mean_is_that_of_the_t_test():
+    values = np.array([0.1, 0.3, 0.2, 0.6])
+    found = concentration.mean_interval(values)
+    expected = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))

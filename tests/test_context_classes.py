@@ -178,3 +178,12 @@ def test_carriers_of_probability():
         context_classes.effective_number(even), torch.full((4,), 3.0, dtype=torch.float64)
     )
     assert float(context_classes.effective_number(torch.eye(3))[0]) == 1.0
+
+
+def test_slope_of_the_bound_is_what_differentiation_gives():
+    E, b, h, z, _ = problem()
+    classes = ContextClasses.of(h, z, torch.arange(len(h)) % 6)
+    E.requires_grad_(True)
+    (slope,) = torch.autograd.grad(classes.y_bound(E, b).sum(), E)
+    found = context_classes.slopes(classes, classes.carried(E.detach(), b))
+    torch.testing.assert_close(found, slope)
