@@ -72,7 +72,7 @@ class ContextClasses:
 
     def y_bound(self, E: Tensor, b: Tensor | None) -> Tensor:
         """[n] float64 upper bound of y = -log a over the positions of the classes, in nats."""
-        return -torch.logsumexp(self.log_joint(E, b), dim=1)
+        return torch.logsumexp(self.log_joint(E, b), dim=1).neg()
 
     def carried(self, E: Tensor, b: Tensor | None) -> Tensor:
         """[n, K] share of each token's average probability that each class carries; rows sum to
@@ -147,7 +147,8 @@ class Prediction:
 def effective_number(carried: Tensor) -> Tensor:
     """[n] exp of the entropy of shares [n, K]: how many classes carry a token's probability, 1 to
     K."""
-    return torch.special.entr(carried).sum(dim=1).exp()
+    entropy: Tensor = torch.special.entr(carried).sum(dim=1)
+    return entropy.exp()
 
 
 def slopes(classes: ContextClasses, carried: Tensor) -> Tensor:
@@ -217,8 +218,8 @@ def in_words(
 ) -> pd.DataFrame:
     """What the largest classes are: the tokens around their positions, and those they raise.
 
-    A class raises a token by p log(p / a), with p its probability within the class: the token's
-    term in the divergence of the class from the average.
+    A class raises a token by p log(p / a), with p its probability at the mean hidden state of the
+    class: the token's term in the divergence of that distribution from the average.
 
     Args:
         E: [n, d] rows of the tokens that `texts` names; b: [n] or None; log_a: [n].
@@ -229,8 +230,9 @@ def in_words(
     Returns:
         One row a class, largest first: share, last read, comes next, raised most.
     """
-    joint = classes.log_joint(E, b) - classes.shares.log()
-    raised = joint.exp() * (joint - wide(log_a)[:, None].to(joint.device))
+    # The class's weights are the same for all tokens, so that they cancel in the softmax.
+    log_p = torch.log_softmax(classes.log_joint(E, b), dim=0)
+    raised = log_p.exp() * (log_p - wide(log_a)[:, None].to(log_p.device))
     label = classes.label.tolist()
     rows = []
     for k in classes.shares.argsort(descending=True)[:n_classes].tolist():

@@ -1,7 +1,9 @@
 """The untrained twin: a network of the same architecture with fresh weights, as a control."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +28,8 @@ def twin(lm: LanguageModel, *, seed: int = 0) -> LanguageModel:
     config = copy.deepcopy(lm.model.config)
     with torch.random.fork_rng(), quiet():
         torch.manual_seed(seed)
-        fresh = type(lm.model)(config).to(device=lm.device, dtype=lm.dtype)
+        made_from: Callable[[Any], Any] = type(lm.model)
+        fresh = made_from(config).to(device=lm.device, dtype=lm.dtype)
     made = models.wrap(
         fresh, lm.tokenizer, name=f"{lm.name}, untrained", weights_hash=f"untrained-{seed}"
     )
