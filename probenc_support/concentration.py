@@ -19,6 +19,7 @@ from probenc_support.regression import Array, Design, Interval
 
 _CHUNK_BYTES = 32e6
 _ROWS_A_SLOPE = 4
+_FOLDS = 5
 
 
 def logit_spread(E: Tensor, h: Tensor) -> float:
@@ -82,7 +83,7 @@ def r2_small_vocabulary(
 ) -> Array:
     """R^2 of the encoding of some tokens by the whole softmax, and by one over these alone.
 
-    The same tokens are fitted and the same are judged (out of fold, ten folds): the two numbers of
+    The same tokens are fitted and the same are judged (out of fold, five folds): the two numbers of
     a draw differ in nothing but what the probabilities are normalised over.
 
     Args:
@@ -103,7 +104,7 @@ def r2_small_vocabulary(
         own = torch.logsumexp(logits, dim=1)
         for k, level in enumerate((z.to(logits), own)):
             y = np.log(len(h)) - wide(torch.logsumexp(logits - level[:, None], dim=0))
-            found[draw, k] = regression.r2_heldout(design, y, seed=seed)
+            found[draw, k] = regression.r2_heldout(design, y, n_folds=_FOLDS, seed=seed)
     return found
 
 

@@ -31,6 +31,11 @@ class GroupCounts:
         """Tokens that were counted."""
         return int(self.counts.sum())
 
+    def whole(self, tokens: Matrix) -> Array:
+        """[n] -log of the smoothed frequency in all groups, nats; tokens [n]."""
+        once = np.ones((1, len(self.counts)), dtype=np.int64)
+        return self.minus_log_frequency(once, tokens)[:, 0]
+
     def minus_log_frequency(self, draws: NDArray[np.int64], tokens: Matrix) -> Array:
         """-log of the smoothed frequency, for draws of groups.
 

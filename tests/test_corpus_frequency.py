@@ -42,6 +42,7 @@ def test_draws_count_each_group_as_often_as_it_is_drawn() -> None:
     counts = GroupCounts(np.array([[3, 1, 0], [0, 2, 5]]))
     y = counts.minus_log_frequency(np.array([[2, 1]]), np.array([0, 2]))
     np.testing.assert_allclose(y[:, 0], -np.log(np.array([6.5, 5.5]) / 12.0))
+    np.testing.assert_allclose(counts.whole([0, 1, 2]), -np.log(np.array([3.5, 3.5, 5.5]) / 12.5))
 
 
 def test_a_tokenizer_of_another_model_is_refused(text_file: Path) -> None:
