@@ -63,10 +63,13 @@ class ContextClasses:
         return len(self.shares)
 
     def log_joint(self, E: Tensor, b: Tensor | None) -> Tensor:
-        """[n, K] float64 log of pi_k exp(E_w . m_k + b_w - z_k), for rows E [n, d] and b [n]."""
+        """[n, K] float64 log of pi_k exp(E_w . m_k + b_w - z_k), for rows E [n, d] and b [n].
+
+        The products are made in E's own precision, as those of a pass are.
+        """
         level = self.shares.log() - self.mean_z
-        columns = self.mean_h.T.to(wide(E[:1]).device)
-        found = torch.cat([wide(rows) @ columns for rows in E.split(_ROWS)])
+        columns = self.mean_h.T.to(E)
+        found = torch.cat([wide(rows @ columns) for rows in E.split(_ROWS)])
         found += level.to(found.device)
         return found if b is None else found + wide(b)[:, None]
 

@@ -46,7 +46,9 @@ class GroupCounts:
         Returns:
             [n, B] nats.
         """
-        smoothed = (draws @ self.counts[:, np.asarray(tokens)]).T + SMOOTHING
+        # Floats hold counts exactly, and their product is a fast one.
+        counts = self.counts[:, np.asarray(tokens)].astype(np.float64)
+        smoothed = (draws.astype(np.float64) @ counts).T + SMOOTHING
         return np.asarray(np.log(smoothed.sum(axis=0)) - np.log(smoothed), dtype=np.float64)
 
 
