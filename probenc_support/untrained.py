@@ -25,11 +25,17 @@ def twin(lm: LanguageModel, *, seed: int = 0) -> LanguageModel:
     Raises:
         InputError: the fresh model fails a check of `models.wrap`.
     """
-    config = copy.deepcopy(lm.model.config)
-    with torch.random.fork_rng(), quiet():
-        torch.manual_seed(seed)
-        made_from: Callable[[Any], Any] = type(lm.model)
-        fresh = made_from(config).to(device=lm.device, dtype=lm.dtype)
+    made_from: Callable[[Any], Any] = type(lm.model)
+    usual = torch.get_default_dtype()
+    try:
+        # In place and in the model's precision: a large model has no room for a third in float32.
+        torch.set_default_dtype(lm.dtype)
+        with torch.random.fork_rng(), quiet(), lm.device:
+            torch.manual_seed(seed)
+            fresh = made_from(copy.deepcopy(lm.model.config))
+    finally:
+        torch.set_default_dtype(usual)
+    fresh = fresh.to(device=lm.device, dtype=lm.dtype)
     made = models.wrap(
         fresh, lm.tokenizer, name=f"{lm.name}, untrained", weights_hash=f"untrained-{seed}"
     )

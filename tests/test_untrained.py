@@ -23,6 +23,15 @@ def test_twin_is_a_fresh_network_of_the_same_kind(style: str) -> None:
     assert not torch.equal(untrained.twin(lm, seed=4).E, twin.E)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_twin_has_the_precision_of_its_model(dtype: torch.dtype) -> None:
+    lm = tiny.language_model("untied", dtype=dtype)
+    twin = untrained.twin(lm)
+    assert {p.dtype for p in twin.model.parameters()} == {dtype}
+    assert (twin.dtype, twin.E.dtype) == (lm.dtype, lm.E.dtype)
+    assert torch.get_default_dtype() == torch.float32
+
+
 def test_model_is_left_as_it_was() -> None:
     lm = tiny.language_model("tied")
     weights = {name: p.clone() for name, p in lm.model.named_parameters()}
