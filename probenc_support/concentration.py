@@ -6,6 +6,7 @@ the logits more or less, as a temperature does, and a softmax over a part of the
 over a small one.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,16 +23,15 @@ _ROWS_A_SLOPE = 4
 _FOLDS = 5
 
 
-def logit_spread(E: Tensor, h: Tensor) -> float:
+def logit_spread(cov: Tensor, h: Tensor) -> float:
     """Spread of the logits over the tokens, root mean square over the positions, in nats.
 
     Args:
-        E: [V, d]; h: [N, d]. The bias of a head is left out: a scale of h does not change it.
+        cov: [d, d] covariance of the rows of E over the tokens; h: [N, d]. The bias of a head is
+            left out: a scale of h does not change it.
     """
-    rows, states = wide(E), wide(h)
-    centred = rows - rows.mean(dim=0)
-    cov = centred.T @ centred / len(rows)
-    return float((states @ cov.to(states.device) * states).sum(dim=1).mean().sqrt())
+    states = wide(h)
+    return float((states @ wide(cov).to(states.device) * states).sum(dim=1).mean().sqrt())
 
 
 @torch.inference_mode()
@@ -58,7 +58,7 @@ def log_a_at_scales(E: Tensor, b: Tensor | None, h: Tensor, scales: Sequence[flo
                 scaled += b
             scaled -= torch.logsumexp(scaled, dim=1, keepdim=True)
             total[k] = torch.logaddexp(total[k], wide(torch.logsumexp(scaled, dim=0)))
-    return (total - np.log(len(h))).cpu()
+    return total.sub(math.log(len(h))).cpu()
 
 
 def n_small(n_tokens: int, d: int, *, share: int = 16) -> int:

@@ -94,7 +94,8 @@ def logit_coordinates(cov: Tensor, h: Tensor) -> Tensor:
         difference of the two positions' logits, in nats squared.
     """
     values, vectors = torch.linalg.eigh(wide(cov))
-    return (wide(h).to(vectors.device) @ (vectors * values.clamp(min=0.0).sqrt())).float().cpu()
+    points: Tensor = wide(h).to(vectors.device) @ (vectors * values.clamp(min=0.0).sqrt())
+    return points.float().cpu()
 
 
 def k_means(points: Tensor, k: int, *, seed: int = 0) -> Tensor:
