@@ -467,11 +467,42 @@ def bootstrap_log_a(
         InputError: there are fewer than two groups.
     """
     sizes = _numpy(as_tensor(group_sizes))
-    if len(sizes) < 2:
+    draws = draws_of_groups(len(sizes), n_replicates, seed=seed)
+    return log_mean_exp(log_a_groups, (draws * sizes).T)
+
+
+def draws_of_groups(n_groups: int, n_replicates: int, *, seed: int = 0) -> NDArray[np.int64]:
+    """[n_replicates, n_groups] how often each group of text is drawn, with replacement.
+
+    Raises:
+        InputError: there are fewer than two groups.
+    """
+    if n_groups < 2:
         raise InputError("A bootstrap over texts needs at least two groups of text.")
     rng = np.random.default_rng(seed)
-    draws = rng.multinomial(len(sizes), np.full(len(sizes), 1.0 / len(sizes)), size=n_replicates)
-    return log_mean_exp(log_a_groups, (draws * sizes).T)
+    return rng.multinomial(n_groups, np.full(n_groups, 1.0 / n_groups), size=n_replicates)
+
+
+def bootstrap_fits(
+    design: Design,
+    log_a_groups: Matrix,
+    group_sizes: Matrix,
+    *,
+    n_replicates: int = 200,
+    seed: int = 0,
+) -> ManyFits:
+    """Fits of -log a on E for all text (column 0) and for draws of groups (the other columns).
+
+    Args:
+        design: statistics of the V tokens' rows of E.
+        log_a_groups: [G, V] of the same tokens; see `bootstrap_log_a`.
+        group_sizes: [G] positions in each group.
+        n_replicates: how many draws; all are fitted by one matrix product.
+        seed: of the draws.
+    """
+    log_a = bootstrap_log_a(log_a_groups, group_sizes, n_replicates=n_replicates, seed=seed)
+    whole = log_mean_exp(log_a_groups, group_sizes)[:, None]
+    return design.fit_many(-np.concatenate([whole, log_a], axis=1))
 
 
 def bootstrap_r2_adj(
@@ -485,18 +516,27 @@ def bootstrap_r2_adj(
 ) -> Interval:
     """Adjusted R^2 of -log a on E, with its interval over draws of groups of text.
 
-    Args:
-        design: statistics of the V tokens' rows of E.
-        log_a_groups: [G, V] of the same tokens; see `bootstrap_log_a`.
-        group_sizes: [G] positions in each group.
-        n_replicates: how many draws; all are fitted by one matrix product.
-        level: coverage.
-        seed: of the draws.
+    Args: see `bootstrap_fits`; level: coverage.
     """
+    fits = bootstrap_fits(design, log_a_groups, group_sizes, n_replicates=n_replicates, seed=seed)
+    return Interval.of(float(fits.r2_adj[0]), fits.r2_adj[1:], level)
+
+
+def bootstrap_r2_of(
+    predicted: Matrix,
+    log_a_groups: Matrix,
+    group_sizes: Matrix,
+    *,
+    n_replicates: int = 200,
+    seed: int = 0,
+) -> Interval:
+    """R^2 of a given prediction [V] of -log a, with its interval over draws of groups of text."""
     log_a = bootstrap_log_a(log_a_groups, group_sizes, n_replicates=n_replicates, seed=seed)
-    whole = log_mean_exp(log_a_groups, group_sizes)[:, None]
-    r2_adj = design.fit_many(-np.concatenate([whole, log_a], axis=1)).r2_adj
-    return Interval.of(float(r2_adj[0]), r2_adj[1:], level)
+    whole = log_mean_exp(log_a_groups, group_sizes)
+    guess = _numpy(as_tensor(predicted))
+    missed = np.square(log_a + guess[:, None]).sum(axis=0)
+    total = log_a.var(axis=0) * len(log_a)
+    return Interval.of(r2_of(-whole, guess), 1.0 - missed / total)
 
 
 def as_tensor(data: Matrix) -> Tensor:

@@ -1,13 +1,21 @@
-"""The encoding without a fitted parameter: first and second order of log mean_n P(w|n).
+"""The encoding without a fitted parameter: the orders of log mean_n P(w|n), and the gap they face.
 
 With log P(w|n) = E_w . h_n + b_w - z_n, a cumulant expansion of y_w = -log mean_n exp(log P(w|n))
 starts with the mean of -log P, which is exactly linear in E_w, and goes on with half its variance.
+The series need not converge, and for real models it does not: see `cumulant_series`, and
+`context_classes` for a theory whose steps do lead to y.
 """
 
 import torch
 from torch import Tensor
 
 from probenc_support.moments import Moments, covariance
+from probenc_support.precision import wide
+
+ORDERS = 4
+"""Cumulants that `cumulants` measures."""
+
+_CHUNK_BYTES = 64e6
 
 
 def first_order(E: Tensor, b: Tensor | None, h: Tensor, z: Tensor) -> Tensor:
@@ -22,6 +30,18 @@ def first_order(E: Tensor, b: Tensor | None, h: Tensor, z: Tensor) -> Tensor:
     mean = h.double().mean(dim=0)
     linear = _rows_times(E, mean[:, None])[:, 0]
     return z.double().mean() - linear - (0.0 if b is None else b.double())
+
+
+def jensen_gap(log_a: Tensor, mean_log_p: Tensor) -> Tensor:
+    """How far the mean of -log P(w|n) lies above y_w = -log mean_n P(w|n).
+
+    Args:
+        log_a: [V] log of the average probability, nats; mean_log_p: [V] average log-probability.
+
+    Returns:
+        [V] nats, never below zero but for rounding (Jensen's inequality).
+    """
+    return log_a - mean_log_p
 
 
 def log_probability_variance(E: Tensor, h: Tensor, z: Tensor) -> Tensor:
@@ -44,6 +64,46 @@ def second_order(E: Tensor, b: Tensor | None, h: Tensor, z: Tensor) -> Tensor:
         [V] float64, nats.
     """
     return first_order(E, b, h, z) - log_probability_variance(E, h, z) / 2
+
+
+@torch.inference_mode()
+def cumulants(E: Tensor, b: Tensor | None, h: Tensor, z: Tensor) -> Tensor:
+    """The first four cumulants of log P(w|n) over the positions.
+
+    The logits of every token at every position are made, in E's precision: give the rows of some
+    tokens where that is too many.
+
+    Args:
+        E: [n, d] rows of some or all tokens; b: [n] or None; h: [N, d]; z: [N], over all tokens.
+
+    Returns:
+        [4, n] float64: mean, variance, third cumulant, fourth cumulant, in powers of a nat.
+    """
+    mean_h, mean_z = wide(h).mean(dim=0), wide(z).mean()
+    centred, levels = (wide(h) - mean_h).to(E), (wide(z) - mean_z).to(E)
+    powers = torch.zeros(3, len(E), dtype=torch.float64, device=wide(E[:1]).device)
+    chunk = max(16, int(_CHUNK_BYTES / (len(E) * E.element_size())))
+    for part, level in zip(centred.split(chunk), levels.split(chunk), strict=True):
+        deviation = part @ E.T - level[:, None]
+        power = deviation
+        for k in range(3):
+            power = power * deviation
+            powers[k] += wide(power.sum(dim=0))
+    second, third, fourth = powers / len(h)
+    first = -first_order(E, b, h, z).to(second.device)
+    return torch.stack([first, second, third, fourth - 3.0 * second.square()])
+
+
+def cumulant_series(E: Tensor, b: Tensor | None, h: Tensor, z: Tensor) -> Tensor:
+    """y to the orders 1 to 4 of its cumulant expansion; nothing is fitted.
+
+    Returns:
+        [4, n] float64, nats: row k is minus the sum over j of the j-th cumulant over j factorial,
+        up to j = k + 1.
+    """
+    factorial = torch.tensor([1.0, 2.0, 6.0, 24.0], dtype=torch.float64)
+    found = cumulants(E, b, h, z)
+    return -torch.cumsum(found / factorial.to(found.device)[:, None], dim=0)
 
 
 def _rows_times(E: Tensor, columns: Tensor) -> Tensor:

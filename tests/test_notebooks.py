@@ -12,6 +12,7 @@ import nbformat
 import pandas as pd
 import pytest
 import tiny
+from rules import check_run_of_a_null_model
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -46,6 +47,7 @@ def test_log_linear_fit_end_to_end(tmp_path: Path, text_file: Path, style: str) 
     done = execute(
         "01", tmp_path, model=model, corpus=text_file, eval_corpus="python-manual",
         n_positions=1024, sequence_length=32, n_bootstrap=20,
+        near_corpus="docstrings:scipy",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     metrics = json.loads((tmp_path / "01_log_linear_fit.metrics.json").read_text())
@@ -58,6 +60,10 @@ def test_log_linear_fit_end_to_end(tmp_path: Path, text_file: Path, style: str) 
     assert metrics["first_order_r2"] > 1 - 1e-6
     assert metrics["r2_adj_low"] <= metrics["r2_adj"] <= metrics["r2_adj_high"]
     assert metrics["r2_shuffled"] < 0.5 * metrics["r2"], "the control fails"
+    assert metrics["jensen_gap_min"] >= 0.0
+    assert metrics["one_intercept_r2"] <= 1.0
+    assert "r2_transfer_near" in metrics
+    check_run_of_a_null_model("01_log_linear_fit", metrics)
     assert (metrics["n_vocab"], metrics["n_positions"], metrics["d_model"]) == (320, 1024, 16)
     tokens = pd.read_parquet(tmp_path / "01_log_linear_fit.tokens.parquet")
     assert len(tokens) == 320

@@ -343,6 +343,28 @@ def test_bootstrap_interval_holds_the_estimate_and_shrinks_with_more_text():
     assert widths[1] < 0.5 * widths[0]
 
 
+def test_bootstrap_fits_are_those_of_the_drawn_texts():
+    groups, sizes, _ = groups_of_text()
+    design = Design.of(np.random.default_rng(1).normal(size=(40, 3)))
+    fits = regression.bootstrap_fits(design, groups, sizes, n_replicates=4, seed=2)
+    whole = regression.log_mean_exp(groups, sizes)
+    np.testing.assert_allclose(fits.slopes[:, 0], design.fit(-whole).slopes, rtol=1e-9)
+    times = regression.draws_of_groups(6, 4, seed=2)[3]
+    drawn = regression.log_mean_exp(groups, times * sizes)
+    np.testing.assert_allclose(fits.slopes[:, 4], design.fit(-drawn).slopes, rtol=1e-9)
+
+
+def test_interval_of_a_given_prediction_against_a_loop():
+    groups, sizes, _ = groups_of_text()
+    guess = -groups[0]
+    found = regression.bootstrap_r2_of(guess, groups, sizes, n_replicates=6, seed=2)
+    whole = regression.log_mean_exp(groups, sizes)
+    assert found.estimate == pytest.approx(regression.r2_of(-whole, guess))
+    for draw, times in enumerate(regression.draws_of_groups(6, 6, seed=2)):
+        y = -regression.log_mean_exp(groups, times * sizes)
+        assert found.replicates[draw] == pytest.approx(regression.r2_of(y, guess), rel=1e-9)
+
+
 def test_intervals_widen_with_the_level():
     values = np.random.default_rng(0).normal(size=500)
     ends = [regression.Interval.of(0.0, values, level) for level in (0.5, 0.9, 0.99)]

@@ -1,0 +1,73 @@
+"""Orders of the theory against moments that are known in closed form, and the sign of the gap."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from probenc_support import inference, theory
+
+
+def head(seed=0, V=30, d=4, N=500):
+    generator = torch.Generator().manual_seed(seed)
+    E = torch.randn(V, d, generator=generator, dtype=torch.float64)
+    b = torch.randn(V, generator=generator, dtype=torch.float64)
+    h = torch.randn(N, d, generator=generator, dtype=torch.float64) + 1.0
+    return E, b, h, torch.logsumexp(h @ E.T + b, dim=1)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_cumulants_equal_k_statistics_of_the_log_probabilities(bias):
+    E, b, h, z = head()
+    b = b if bias else None
+    log_p = (h @ E.T + (0.0 if b is None else b) - z[:, None]).numpy()
+    found = theory.cumulants(E, b, h, z)
+    centred = log_p - log_p.mean(axis=0)
+    second, third, fourth = ((centred**k).mean(axis=0) for k in (2, 3, 4))
+    expected = np.stack([log_p.mean(axis=0), second, third, fourth - 3 * second**2])
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+    # k-statistics estimate the same cumulants, but for terms of order 1 / N.
+    for order in (2, 3, 4):
+        k = np.array([stats.kstat(column, order) for column in log_p.T])
+        np.testing.assert_allclose(found[order - 1], k, rtol=0.05, atol=0.05 * np.abs(k).max())
+
+
+def test_series_begins_with_the_first_and_second_order():
+    E, b, h, z = head()
+    series = theory.cumulant_series(E, b, h, z)
+    torch.testing.assert_close(series[0], theory.first_order(E, b, h, z))
+    torch.testing.assert_close(series[1], theory.second_order(E, b, h, z))
+
+
+def test_rows_are_measured_alone_as_among_others():
+    E, b, h, z = head()
+    rows = torch.tensor([3, 17, 4])
+    alone = theory.cumulants(E[rows], b[rows], h, z)
+    torch.testing.assert_close(alone, theory.cumulants(E, b, h, z)[:, rows])
+
+
+def test_series_converges_for_logits_that_hardly_vary_and_not_for_wide_ones():
+    E, b, h, _ = head(N=4000)
+    errors = {}
+    for scale in (0.05, 6.0):
+        states = scale * h
+        logits = states @ E.T + b
+        z = torch.logsumexp(logits, dim=1)
+        y = math.log(len(h)) - torch.logsumexp(logits - z[:, None], dim=0)
+        errors[scale] = (theory.cumulant_series(E, b, states, z) - y).abs().mean(dim=1)
+    assert (errors[0.05].diff() < 0).all()
+    assert errors[6.0][3] > errors[6.0][1]
+
+
+def test_the_gap_is_never_negative_and_is_what_lies_between_the_two_means():
+    E, b, h, z = head()
+    sums = inference.HeadSums(E, b)
+    sums.add(h)
+    gap = theory.jensen_gap(sums.log_a, sums.mean_log_p)
+    assert (gap > 0).all()
+    torch.testing.assert_close(gap, theory.first_order(E, b, h, z) + sums.log_a)
+    same = inference.HeadSums(E, b)
+    same.add(h[:1].repeat(10, 1))
+    assert theory.jensen_gap(same.log_a, same.mean_log_p).abs().max() < 1e-12
