@@ -545,6 +545,19 @@ def text_for(
     )
 
 
+def shortened(blocks: TokenBlocks, length: int = 64) -> TokenBlocks:
+    """The first tokens of each block: as many documents as before, at a part of the cost, for text
+    that is read at every checkpoint."""
+    documents = None if blocks.documents is None else blocks.documents[:, :length]
+    return corpora.from_ids(
+        blocks.ids[:, :length],
+        corpus=blocks.corpus,
+        sources=blocks.sources,
+        n_left_out=blocks.n_left_out,
+        documents=documents,
+    )
+
+
 # --------------------------------------------------------------------------------------- emergence
 
 
@@ -765,7 +778,7 @@ def share_by(step: float, steps: Sequence[int], curve: Array) -> float:
     return float(np.interp(np.log1p(step), np.log1p(steps), done))
 
 
-def thinned(steps: Sequence[int], ratio: float = 1.2) -> list[int]:
+def thinned(steps: Sequence[int], ratio: float = 1.25) -> list[int]:
     """Steps of which each (plus one) is at least `ratio` times the one before; first and last are
     always among them. What costs a pass of the model is measured at these."""
     kept = [steps[0]]

@@ -72,9 +72,10 @@ def over_rivals_beyond(races: Sequence[Sequence[Lane]]) -> float:
 
 
 def random_over_frequency(races: Sequence[Sequence[Lane]]) -> Ratio | None:
-    """Half-way step of the random targets over that of frequency, in plain R^2; None without either.
+    """Half-way step of the random targets over that of frequency; None without either.
 
-    No ceiling is taken here: the text sets none for a target that no text is about.
+    Plain R^2 is compared, as a share of no ceiling: the text sets none for a target that no text
+    is about.
     """
     values, draws = [], []
     for lanes in races:
