@@ -44,7 +44,7 @@ def metrics(name: str, ratio: Ratio | None) -> dict[str, float]:
 def over_rivals(races: Sequence[Sequence[Lane]]) -> Ratio | None:
     """Half-way step of frequency over the earliest of its rivals' in the same run.
 
-    None where no run learnt a rival.
+    None where a run learnt no rival.
     """
     values, draws = [], []
     for lanes in races:
@@ -61,7 +61,7 @@ def over_rivals(races: Sequence[Sequence[Lane]]) -> Ratio | None:
 
 def over_rivals_beyond(races: Sequence[Sequence[Lane]]) -> float:
     """The same with frequency taken out of the rivals first, so that none is frequency in another
-    guise; NaN where no run learnt a rival beyond it."""
+    guise; NaN where a run learnt no rival beyond it."""
     values = []
     for lanes in races:
         by_name = {lane.name: lane for lane in lanes}

@@ -42,8 +42,10 @@ def over_steps(
         runs = np.atleast_2d(np.asarray(values, dtype=np.float64))
         for run in runs if len(runs) > 1 else ():
             axes.plot(steps, run, linewidth=0.6, alpha=0.5, **style)
-        marker = figures.MARKERS[k % len(figures.MARKERS)] if scale == "log" else None
-        axes.plot(steps, runs.mean(0), marker=marker, markersize=3, label=label, **style)
+        if scale == "log":
+            style |= {"marker": figures.MARKERS[k % len(figures.MARKERS)], "markersize": 3.5}
+            style["markevery"] = apart(steps)
+        axes.plot(steps, runs.mean(0), label=label, **style)
         last = max(last, steps[-1])
     for label, level in (levels or {}).items():
         grey = {"color": figures.PALETTE[7], "linewidth": 0.8}
@@ -59,6 +61,15 @@ def over_steps(
     if legend:
         axes.legend(loc=legend)
     return figure
+
+
+def apart(steps: Sequence[int], ratio: float = 1.2) -> list[int]:
+    """Places of the steps that are far enough apart on a logarithmic axis for a marker each."""
+    places = [0]
+    for place, step in enumerate(steps):
+        if step + 1 >= ratio * (steps[places[-1]] + 1):
+            places.append(place)
+    return places
 
 
 def log_and_linear(curves: Mapping[str, Curve], *, legend: str, **options: Any) -> list[Figure]:

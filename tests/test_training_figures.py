@@ -1,10 +1,12 @@
 """Figures over steps show what they are given."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 
-from probenc_support.training_figures import log_and_linear, over_steps
+from probenc_support.training_figures import apart, log_and_linear, over_steps
 
 STEPS = [0, 1, 4, 16]
 
@@ -32,3 +34,12 @@ def test_both_axes_of_steps() -> None:
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == ["a", "half"]
     plt.close("all")
+
+
+def test_markers_stand_apart() -> None:
+    assert apart([0, 1, 2, 4, 8]) == [0, 1, 2, 3, 4]
+    steps = list(range(0, 65, 2))
+    places = apart(steps, 1.5)
+    marked = [steps[place] + 1 for place in places]
+    assert places[0] == 0
+    assert all(b >= 1.5 * a for a, b in pairwise(marked))
