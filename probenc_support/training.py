@@ -3,6 +3,7 @@
 Architecture, initialisation, optimiser, schedule shape and the names of the checkpoints follow
 Pythia (Biderman et al. 2023, arXiv 2304.01373): parallel blocks, rotary positions, an untied head,
 AdamW, warm-up and cosine decay, checkpoints at steps 0, 1, 2, 4, ... 512 and evenly from there on.
+Nano keeps every second step up to 64 besides, as what comes first is decided there.
 """
 
 import argparse
