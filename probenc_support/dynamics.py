@@ -865,18 +865,10 @@ def measure(
     real = Vocabulary(tokenizer, n_rows).rows.tolist()
     known = frequencies(run, counts, n_rows=n_rows, tokens=real)
     fits = [fit_frequency(run.embedding(s), known, step=s, seed=seed) for s in run.steps]
-    shown: list[Behaviour] = []
-    function: list[FunctionDistance] = []
-    final: Final | None = None
     ends = {run.steps[0], run.steps[-1]}
     wanted = run.steps if read_at is None else sorted({*read_at, *ends} & set(run.steps))
-    # The last comes first: all others are measured by it.
-    for step in reversed(wanted if text is not None else []):
-        lm = run.load(step, device=device, dtype=dtype, first_token=first_token)
-        passed = detect(lm, text, progress=False)
-        shown.insert(0, behaviour(lm, passed, known.log_unigram, step=step))
-        final = final or Final.of(lm, passed, text)
-        function.insert(0, final.compare(lm, passed, text, step=step))
+    options = {"device": device, "dtype": dtype, "first_token": first_token}
+    shown, function = _read(run, wanted, text, known.log_unigram, **options) if text else ([], [])
     return Dynamics(
         run=run,
         frequencies=known,
@@ -888,6 +880,22 @@ def measure(
         r2_text_so_far=r2_of_text_so_far(run, known) if counts == "training" else None,
         repeats=repeats,
     )
+
+
+def _read(
+    run: TrainingRun, steps: Sequence[int], text: TokenBlocks, log_unigram: Array, **options: str
+) -> tuple[list[Behaviour], list[FunctionDistance]]:
+    """One pass over a text at each of some steps, the last of which all are measured by."""
+    shown: list[Behaviour] = []
+    function: list[FunctionDistance] = []
+    final: Final | None = None
+    for step in reversed(steps):
+        lm = run.load(step, **options)
+        passed = detect(lm, text, progress=False)
+        shown.insert(0, behaviour(lm, passed, log_unigram, step=step))
+        final = final or Final.of(lm, passed, text)
+        function.insert(0, final.compare(lm, passed, text, step=step))
+    return shown, function
 
 
 def by_length(

@@ -159,4 +159,4 @@ def draws_of_means(sums: Array, sizes: Array, *, n_replicates: int = 400, seed: 
     G = len(sizes)
     drawn = [np.bincount(rng.integers(G, size=G), minlength=G) for _ in range(n_replicates)]
     weights = np.array(drawn, dtype=np.float64)
-    return cast(Array, (weights @ sums.T) / (weights @ sizes)[:, None])
+    return (weights @ sums.T) / (weights @ sizes)[:, None]

@@ -122,8 +122,8 @@ def properties(
     found = [Property(FREQUENCY, known.y[:, None], ceiling)]
     for name, values in columns.items():
         # Text tells nothing of the random targets: of what they are made of, part is there at once.
-        known_part = by_then is not None and name != RANDOM
-        ceiling = ceilings.showable(values, by_then > 0) if known_part else flat
+        known_part = None if name == RANDOM else by_then
+        ceiling = flat if known_part is None else ceilings.showable(values, known_part > 0)
         found.append(Property(name, values, ceiling))
     if read is not None:
         factors = cooccurrence.factors(read, len(final), tokens)
@@ -188,7 +188,7 @@ class Lane:
         return bool(self.r2_adj[-1] >= LEAST_FINAL)
 
     def _share(self, r2: Array) -> Array:
-        return cast(Array, r2 / np.maximum(self.ceiling, LEAST_CEILING))
+        return r2 / np.maximum(self.ceiling, LEAST_CEILING)
 
 
 def race(

@@ -48,8 +48,9 @@ def over_steps(
         axes.plot(steps, runs.mean(0), label=label, **style)
         last = max(last, steps[-1])
     for label, level in (levels or {}).items():
-        grey = {"color": figures.PALETTE[7], "linewidth": 0.8}
-        axes.axhline(level, label=label or None, **grey)
+        line = axes.axhline(level, color=figures.PALETTE[7], linewidth=0.8)
+        if label:
+            line.set_label(label)
     if scale == "log":
         axes.set_xscale("symlog", linthresh=1)
         axes.set_xlim(0, 1.1 * last)
@@ -59,7 +60,8 @@ def over_steps(
     if ylim:
         axes.set_ylim(*ylim)
     if legend:
-        axes.legend(loc=legend)
+        options: dict[str, Any] = {"loc": legend}
+        axes.legend(**options)
     return figure
 
 
