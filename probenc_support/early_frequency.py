@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from probenc_support import dynamics
 from probenc_support.dynamics import Dynamics
-from probenc_support.rival_properties import FREQUENCY, RANDOM, RIVALS, Lane
+from probenc_support.rival_properties import FREQUENCY, LEAST_FINAL, RANDOM, RIVALS, Lane
 
 Array = NDArray[np.float64]
 
@@ -88,6 +88,11 @@ def random_over_frequency(races: Sequence[Sequence[Lane]]) -> Ratio | None:
     return Ratio.of(values, draws)
 
 
+def learnt(found: Dynamics) -> bool:
+    """Whether frequency is in the final E, so that there is an end to be half-way to."""
+    return bool(found.r2_adj[-1] >= LEAST_FINAL)
+
+
 def frequency_draws(found: Dynamics, *, n_replicates: int, seed: int) -> Array:
     """[B] half-way steps of frequency over tokens drawn with replacement."""
     options = {"n_replicates": n_replicates, "seed": seed}
@@ -99,9 +104,9 @@ def over_function(found: Sequence[Dynamics], *, n_replicates: int, seed: int) ->
     """Half-way step of frequency over that of the divergence from the final model's predictions.
 
     Draws are of tokens for the one and, independently, of documents for the other. None where no
-    text was read.
+    text was read, or a run did not learn frequency.
     """
-    if not all(each.function for each in found):
+    if not all(each.function and learnt(each) for each in found):
         return None
     values, draws = [], []
     for each in found:
@@ -117,8 +122,11 @@ def over_function(found: Sequence[Dynamics], *, n_replicates: int, seed: int) ->
 def loss_fall_at_halfway(
     found: Sequence[Dynamics], *, n_replicates: int, seed: int
 ) -> Ratio | None:
-    """Share of the loss's whole fall that is done when frequency is half-way; draws as above."""
-    if not all(each.behaviour for each in found):
+    """Share of the loss's whole fall that is done when frequency is half-way; draws as above.
+
+    None where no text was read, or a run did not learn frequency, or its loss did not fall.
+    """
+    if not all(each.behaviour and learnt(each) and each.loss[-1] < each.loss[0] for each in found):
         return None
     values, draws = [], []
     for each in found:

@@ -709,6 +709,7 @@ def test_notebook_with_the_embedding_alone(
     )
     found = results.load_metrics(page.parent, "05_training_dynamics")
     assert "halfway_step_loss" not in found
+    assert not [name for name in found if "over_rivals" in name], "nothing was learnt"
     unknown = {"halfway_frequency_over_function", "loss_fall_at_halfway", "r2_final_co_occurrence"}
     assert not unknown & set(found), "what cannot be measured is left out"
     assert found["halfway_step_embedding"] > 0

@@ -204,3 +204,19 @@ def test_properties_of_a_run_whose_text_is_not_known(tmp_path: Any) -> None:
     names = [each.name for each in found]
     assert names == [FREQUENCY, SPACE, rival_properties.BYTES, RANDOM]
     assert all((each.ceiling == 1).all() and len(each.values) == 315 for each in found)
+
+
+def test_where_frequency_was_not_learnt_nothing_is_compared() -> None:
+    def made_up(r2: list[float], loss: list[float]) -> Any:
+        fields = {
+            "r2_adj": np.array(r2), "steps": [0, 1, 2], "read_steps": [0, 1, 2],
+            "behaviour": [1], "function": [1], "loss": np.array(loss), "fits": [],
+        }  # fmt: skip
+        return type("Found", (), fields)()
+
+    options = {"n_replicates": 2, "seed": 0}
+    nothing = made_up([0.0, 0.03, 0.05], [9.0, 8.0, 7.0])
+    assert early_frequency.over_function([nothing], **options) is None
+    assert early_frequency.loss_fall_at_halfway([nothing], **options) is None
+    rising = made_up([0.0, 0.3, 0.9], [7.0, 8.0, 9.0])
+    assert early_frequency.loss_fall_at_halfway([rising], **options) is None
