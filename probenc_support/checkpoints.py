@@ -198,13 +198,13 @@ def choose_steps(run: TrainingRun, wanted: str = "auto", *, most: int = 24) -> T
     """A run with the checkpoints that are wanted.
 
     Args:
-        wanted: `all`; `auto` (all, or about `most` at equal ratios where there are more); or
-            steps, such as `0,1,64,512`.
+        wanted: `all`; `auto` (all of a model that was trained here and of a run with few, else
+            about `most` at equal ratios); or steps, such as `0,1,64,512`.
 
     Raises:
         InputError: no such step, fewer than three, or something else than steps.
     """
-    if wanted == "all" or (wanted == "auto" and len(run.steps) <= most):
+    if wanted == "all" or (wanted == "auto" and (len(run.steps) <= most or record(run))):
         return run
     if wanted == "auto":
         # Rounded, so that the last bit does not choose between two steps that are equally near.

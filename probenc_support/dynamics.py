@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
-from probenc_support import checkpoints, corpora, models, training
+from probenc_support import ceilings, checkpoints, corpora, models, training
 from probenc_support.checkpoints import TrainingRun
 from probenc_support.corpora import TokenBlocks
 from probenc_support.errors import InputError
+from probenc_support.function_distance import Final, FunctionDistance, draws_of_means
 from probenc_support.inference import Detection, detect, evenly, logits_of
 from probenc_support.precision import wide, wide_device
 from probenc_support.regression import Design, LinearFit, out_of_fold
@@ -132,20 +133,26 @@ def read_counts(path: Path, n_rows: int) -> NDArray[np.int64]:
     return np.pad(table.astype(np.int64), (0, n_rows - len(table)))
 
 
-def r2_of_text_so_far(run: TrainingRun, known: Frequencies) -> Array | None:
-    """[n_steps] R^2 of -log frequency on the log count in the text read until each checkpoint.
-
-    What a model could know at best, had it counted: a fit cannot be expected above it. Half a count
-    is added, so that tokens not yet seen have a value. None where only the total is known.
-    """
+def counts_so_far(run: TrainingRun) -> NDArray[np.int64] | None:
+    """[n_steps, V] how often each token was read until each checkpoint; None where it is not known,
+    as of a model that was not trained here."""
     path = Path(run.source) / "token_counts_by_checkpoint.npy"
     record = checkpoints.record(run)
     if not record or not path.is_file():
         return None
     rows = training.Recipe(**record["recipe"]).checkpoints
-    table = np.load(path, allow_pickle=False)[[rows.index(step) for step in run.steps]]
-    seen = np.log(table[:, known.tokens] + 0.5)
-    return np.array([np.corrcoef(row, known.y)[0, 1] ** 2 if np.ptp(row) else 0.0 for row in seen])
+    table = np.load(path, allow_pickle=False)
+    return cast(NDArray[np.int64], table[[rows.index(step) for step in run.steps]])
+
+
+def r2_of_text_so_far(run: TrainingRun, known: Frequencies) -> Array | None:
+    """[n_steps] how well the counts of the text read until each checkpoint tell -log frequency.
+
+    What a model could know at best, had it counted, see `ceilings.countable`. None where only the
+    total is known.
+    """
+    counts = counts_so_far(run)
+    return None if counts is None else ceilings.countable(known.y, counts[:, known.tokens])
 
 
 # ----------------------------------------------------------------------------------- frequency fits
@@ -439,8 +446,10 @@ class Behaviour:
     step: int
     loss: float
     """Mean negative log-probability of the next token, in nats."""
-    block_losses: Array
-    """[n_blocks] the same for each block."""
+    loss_sums: Array
+    """[G] sums of the same over the positions of each group of documents."""
+    loss_sizes: Array
+    """[G] positions of each group that have a next token."""
     r2_adj_log_a: float
     """Adjusted R^2 of -log a on E over all real tokens (the paper's encoding)."""
     kl_unigram: float
@@ -468,15 +477,16 @@ def behaviour(
     log_u = torch.from_numpy(log_unigram)
     known = found.targets >= 0
     losses = torch.where(known, -found.target_log_p, 0.0)
-    n_blocks = int(found.block.max()) + 1
-    sums = torch.zeros(n_blocks, dtype=torch.float64).index_add_(0, found.block, losses)
-    sizes = torch.bincount(found.block[known], minlength=n_blocks)
+    n_groups = len(found.log_a_groups)
+    sums = torch.zeros(n_groups, dtype=torch.float64).index_add_(0, found.group, losses)
+    sizes = torch.bincount(found.group[known], minlength=n_groups)
     chosen = evenly(found.n_positions, min(n_positions, found.n_positions))
     fit = Design.of(lm.E[lm.tokens.to(lm.E.device)]).fit(found.y[lm.tokens])
     return Behaviour(
         step=step,
         loss=float(losses.sum() / known.sum()),
-        block_losses=(sums / sizes).numpy(),
+        loss_sums=sums.numpy(),
+        loss_sizes=sizes.double().numpy(),
         r2_adj_log_a=fit.r2_adj,
         kl_unigram=unigram_divergence(lm.E, lm.b, found.h[chosen], log_u),
         kl_average_unigram=float((found.log_a.exp() * (found.log_a - log_u)).sum()),
@@ -535,6 +545,19 @@ def text_for(
     )
 
 
+def shortened(blocks: TokenBlocks, length: int = 64) -> TokenBlocks:
+    """The first tokens of each block: as many documents as before, at a part of the cost, for text
+    that is read at every checkpoint."""
+    documents = None if blocks.documents is None else blocks.documents[:, :length]
+    return corpora.from_ids(
+        blocks.ids[:, :length],
+        corpus=blocks.corpus,
+        sources=blocks.sources,
+        n_left_out=blocks.n_left_out,
+        documents=documents,
+    )
+
+
 # --------------------------------------------------------------------------------------- emergence
 
 
@@ -590,6 +613,7 @@ def halfway_of(name: str, steps: Sequence[int], curve: Array, replicates: Array)
 
 FREQUENCY = "frequency in E"
 LOSS = "loss"
+KL = "KL to the final model"
 
 
 @dataclass(frozen=True)
@@ -613,7 +637,9 @@ class Dynamics:
     convergence: Convergence
     """Of all groups of parameters, or of E alone where nothing else was fetched."""
     behaviour: list[Behaviour]
-    """One a step; empty where only E was fetched."""
+    """One a step at which the text was read; empty where only E was fetched."""
+    function: list[FunctionDistance]
+    """At the same steps, how far what the model does is from what the final one does."""
     loss_of_unigram: float
     """Loss of the frequencies alone on the same text; NaN where no text was read."""
     r2_text_so_far: Array | None
@@ -631,9 +657,19 @@ class Dynamics:
         return np.array([fit.fit.r2_adj for fit in self.fits])
 
     @property
+    def read_steps(self) -> list[int]:
+        """Steps at which the model read the text, ascending."""
+        return [found.step for found in self.behaviour]
+
+    @property
     def loss(self) -> Array:
-        """[n_steps] nats."""
+        """[n_read] nats, at `read_steps`."""
         return np.array([found.loss for found in self.behaviour])
+
+    @property
+    def kl_to_final(self) -> Array:
+        """[n_read] mean KL(final || step), in nats."""
+        return np.array([found.kl for found in self.function])
 
     def by_step(self) -> pd.DataFrame:
         """One row a step."""
@@ -650,8 +686,20 @@ class Dynamics:
             table["r2_text_so_far"] = self.r2_text_so_far
         for name in ("loss", "r2_adj_log_a", "kl_unigram", "kl_average_unigram"):
             if self.behaviour:
-                table[name] = [getattr(found, name) for found in self.behaviour]
+                values = {found.step: getattr(found, name) for found in self.behaviour}
+                table[name] = table["step"].map(values)
+        if self.function:
+            table["kl_to_final"] = table["step"].map({f.step: f.kl for f in self.function})
         return table
+
+    def by_state(self) -> pd.DataFrame:
+        """CKA with the final model's hidden states: columns step, state, cka."""
+        rows = [
+            (found.step, name, value)
+            for found in self.function
+            for name, value in found.cka.items()
+        ]
+        return pd.DataFrame(rows, columns=["step", "state", "cka"])
 
     def by_group(self) -> pd.DataFrame:
         """One row a step and group of parameters."""
@@ -676,7 +724,10 @@ class Dynamics:
         draws = bootstrap_r2_adj(self.fits, self.frequencies.y, **options)
         found = [halfway_of(FREQUENCY, self.steps, self.r2_adj, draws)]
         if self.behaviour:
-            found.append(halfway_of(LOSS, self.steps, self.loss, self._losses(**options)))
+            found.append(halfway_of(LOSS, self.read_steps, self.loss, self.loss_draws(**options)))
+        if self.function:
+            draws = self.kl_draws(**options)
+            found.append(halfway_of(KL, self.read_steps, self.kl_to_final, draws))
         for group in self.convergence.groups:
             distance = self.convergence.distance(group)
             draws = self.convergence.bootstrap(group, **options)
@@ -685,17 +736,22 @@ class Dynamics:
             found.append(halfway_of(name, self.steps, curves[0], curves[1:]))
         return found
 
-    def _losses(self, *, n_replicates: int, seed: int) -> Array:
-        """[n_replicates, n_steps] loss over blocks of text drawn with replacement."""
-        rng = np.random.default_rng(seed)
-        table = np.stack([found.block_losses for found in self.behaviour], axis=1)
-        draws = rng.integers(len(table), size=(n_replicates, len(table)))
-        return cast(Array, table[draws].mean(1))
+    def loss_draws(self, *, n_replicates: int, seed: int) -> Array:
+        """[n_replicates, n_read] loss over groups of documents drawn with replacement."""
+        sums = np.stack([found.loss_sums for found in self.behaviour])
+        sizes = self.behaviour[0].loss_sizes
+        return draws_of_means(sums, sizes, n_replicates=n_replicates, seed=seed)
+
+    def kl_draws(self, *, n_replicates: int, seed: int) -> Array:
+        """[n_replicates, n_read] `kl_to_final` over the same draws of documents."""
+        sums = np.stack([found.kl_sums for found in self.function])
+        sizes = self.function[0].sizes
+        return draws_of_means(sums, sizes, n_replicates=n_replicates, seed=seed)
 
     def r2_when_loss_fell(self, share: float) -> float:
         """Adjusted R^2 of frequency when the loss has fallen by a share (0 to 1) of its way."""
         level = self.loss[0] + share * (self.loss[-1] - self.loss[0])
-        step = crossing(self.steps, self.loss, level)
+        step = crossing(self.read_steps, self.loss, level)
         return float(np.interp(np.log1p(step), np.log1p(self.steps), self.r2_adj))
 
     def ahead_of(self, line: pd.DataFrame) -> "Ahead":
@@ -713,8 +769,23 @@ class Dynamics:
 
     def loss_share(self, step: float) -> float:
         """Share of the loss's whole fall that has happened by a step, interpolated; 0 to 1."""
-        fallen = (self.loss[0] - self.loss) / (self.loss[0] - self.loss[-1])
-        return float(np.interp(np.log1p(step), np.log1p(self.steps), fallen))
+        return share_by(step, self.read_steps, self.loss)
+
+
+def share_by(step: float, steps: Sequence[int], curve: Array) -> float:
+    """Share of a curve's way from its first to its last value that lies behind it at a step."""
+    done = (curve[0] - curve) / (curve[0] - curve[-1])
+    return float(np.interp(np.log1p(step), np.log1p(steps), done))
+
+
+def thinned(steps: Sequence[int], ratio: float = 1.25) -> list[int]:
+    """Steps of which each (plus one) is at least `ratio` times the one before; first and last are
+    always among them. What costs a pass of the model is measured at these."""
+    kept = [steps[0]]
+    for step in steps[1:-1]:
+        if step + 1 >= ratio * (kept[-1] + 1):
+            kept.append(step)
+    return [*kept, steps[-1]]
 
 
 def emergence_table(found: Sequence[Dynamics], *, n_replicates: int, seed: int) -> pd.DataFrame:
@@ -756,6 +827,7 @@ def stopped(found: Dynamics, step: int) -> Dynamics:
         run=run,
         fits=[fit for fit in found.fits if fit.step <= step],
         behaviour=[behaved for behaved in found.behaviour if behaved.step <= step],
+        function=[],
         convergence=convergence(run, embedding_only=len(found.convergence.groups) == 1),
         r2_text_so_far=None,
     )
@@ -771,6 +843,7 @@ def measure(
     dtype: str = "auto",
     first_token: str = "auto",
     seed: int = 0,
+    read_at: Iterable[int] | None = None,
 ) -> Dynamics:
     """Everything about one run.
 
@@ -780,6 +853,7 @@ def measure(
         embedding_only: fetch only the output embedding of each checkpoint: no text is read, and
             nothing is said about other parameters.
         first_token: see `models.load`.
+        read_at: steps at which the text is read, the first and the last besides; None: all.
 
     Raises:
         InputError: fewer than three checkpoints differ; others are left out, see `repeats`.
@@ -790,26 +864,38 @@ def measure(
     n_rows = len(run.embedding(run.steps[-1]))
     real = Vocabulary(tokenizer, n_rows).rows.tolist()
     known = frequencies(run, counts, n_rows=n_rows, tokens=real)
-    fits, shown = [], []
-    for step in run.steps:
-        if text is None:
-            E = run.embedding(step)
-        else:
-            lm = run.load(step, device=device, dtype=dtype, first_token=first_token)
-            passed = detect(lm, text, progress=False)
-            shown.append(behaviour(lm, passed, known.log_unigram, step=step))
-            E = lm.E.cpu()
-        fits.append(fit_frequency(E, known, step=step, seed=seed))
+    fits = [fit_frequency(run.embedding(s), known, step=s, seed=seed) for s in run.steps]
+    ends = {run.steps[0], run.steps[-1]}
+    wanted = run.steps if read_at is None else sorted({*read_at, *ends} & set(run.steps))
+    options = {"device": device, "dtype": dtype, "first_token": first_token}
+    shown, function = _read(run, wanted, text, known.log_unigram, **options) if text else ([], [])
     return Dynamics(
         run=run,
         frequencies=known,
         fits=fits,
         convergence=convergence(run, embedding_only=embedding_only),
         behaviour=shown,
+        function=function,
         loss_of_unigram=unigram_loss(text.ids, known.log_unigram) if text else math.nan,
         r2_text_so_far=r2_of_text_so_far(run, known) if counts == "training" else None,
         repeats=repeats,
     )
+
+
+def _read(
+    run: TrainingRun, steps: Sequence[int], text: TokenBlocks, log_unigram: Array, **options: str
+) -> tuple[list[Behaviour], list[FunctionDistance]]:
+    """One pass over a text at each of some steps, the last of which all are measured by."""
+    shown: list[Behaviour] = []
+    function: list[FunctionDistance] = []
+    final: Final | None = None
+    for step in reversed(steps):
+        lm = run.load(step, **options)
+        passed = detect(lm, text, progress=False)
+        shown.insert(0, behaviour(lm, passed, log_unigram, step=step))
+        final = final or Final.of(lm, passed, text)
+        function.insert(0, final.compare(lm, passed, text, step=step))
+    return shown, function
 
 
 def by_length(
@@ -822,7 +908,7 @@ def by_length(
     options = {"n_replicates": n_replicates, "seed": seed}
     rows = []
     # The change so far must be more than the first few steps of the warm-up.
-    for step in found[0].steps[4:-1:2]:
+    for step in [s for s in thinned(found[0].steps, 2.5)[:-1] if s >= 8]:
         table = emergence_table([stopped(each, step) for each in found], **options)
         halves = table.groupby("what", sort=False)["step"].mean().to_dict()
         first = comes_first(table, before=before)

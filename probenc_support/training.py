@@ -3,6 +3,7 @@
 Architecture, initialisation, optimiser, schedule shape and the names of the checkpoints follow
 Pythia (Biderman et al. 2023, arXiv 2304.01373): parallel blocks, rotary positions, an untied head,
 AdamW, warm-up and cosine decay, checkpoints at steps 0, 1, 2, 4, ... 512 and evenly from there on.
+Nano keeps every second step up to 64 besides, as what comes first is decided there.
 """
 
 import argparse
@@ -72,6 +73,9 @@ class Recipe:
     weight_decay: float = 0.01
     """Of matrices; norms and biases have none."""
     dropout: float = 0.0
+    dense: int = 0
+    """Every second step up to this one is kept besides: what comes first is decided there, and
+    between 16 and 32 Pythia keeps nothing."""
 
     @property
     def tokens(self) -> int:
@@ -80,16 +84,17 @@ class Recipe:
 
     @property
     def checkpoints(self) -> list[int]:
-        """Steps whose weights are kept, as Pythia's: 0, 1, 2, 4, ... 512, then evenly."""
-        early = [0, *(2**i for i in range(10))]
+        """Steps whose weights are kept, as Pythia's: 0, 1, 2, 4, ... 512, then evenly; and every
+        second one up to `dense`."""
+        early = {0, *(2**i for i in range(10)), *range(2, self.dense + 1, 2)}
         late = range(512 + self.every, self.steps, self.every)
-        return [step for step in (*early, *late) if step < self.steps] + [self.steps]
+        return [*sorted(step for step in early.union(late) if step < self.steps), self.steps]
 
 
 RECIPES = {
     recipe.name: recipe
     for recipe in (
-        Recipe("pythia-nano", 2, 128, 4, 8192, 256, 4, 768, 128, 4e-3),
+        Recipe("pythia-nano", 2, 128, 4, 8192, 256, 4, 768, 128, 4e-3, dense=64),
         Recipe("pythia-micro", 6, 256, 8, 16384, 256, 16, 2048, 256, 1e-3),
         Recipe("pythia-mini", 6, 512, 8, 50304, 512, 64, 2048, 256, 1e-3),
     )

@@ -61,13 +61,15 @@ def same(one: Path, other: Path) -> bool:
 
 def test_checkpoints_are_pythias() -> None:
     early = [0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
-    assert RECIPES["pythia-nano"].checkpoints == [*early, 640, 768]
+    every_second = [0, 1, *range(2, 65, 2)]
+    assert RECIPES["pythia-nano"].checkpoints == [*every_second, 128, 256, 512, 640, 768]
+    assert replace(RECIPES["pythia-nano"], dense=0).checkpoints == [*early, 640, 768]
     assert RECIPES["pythia-mini"].checkpoints == [*early, *range(768, 2049, 256)]
 
 
-@given(st.integers(1, 3000), st.integers(1, 700))
-def test_checkpoints_ascend_from_start_to_end(steps: int, every: int) -> None:
-    found = replace(TINY, steps=steps, every=every).checkpoints
+@given(st.integers(1, 3000), st.integers(1, 700), st.integers(0, 100))
+def test_checkpoints_ascend_from_start_to_end(steps: int, every: int, dense: int) -> None:
+    found = replace(TINY, steps=steps, every=every, dense=dense).checkpoints
     assert found[0] == 0
     assert found[-1] == steps
     assert found == sorted(set(found))
