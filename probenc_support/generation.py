@@ -81,7 +81,7 @@ def sample(
     A temperature of 0 takes the most probable token each time.
     Raises InputError if the texts would not fit into the model's context.
     """
-    _check_lengths(lm, prompts.shape[1], n_tokens)
+    check_lengths(lm, prompts.shape[1], n_tokens)
     settings = _generation_config(lm, n_tokens, temperature, top_p)
     generate: Any = lm.model.generate
     drawn = []
@@ -95,7 +95,12 @@ def sample(
     return Samples(prompts=prompts.cpu(), ids=torch.cat(drawn))
 
 
-def _check_lengths(lm: LanguageModel, n_prompt: int, n_tokens: int) -> None:
+def check_lengths(lm: LanguageModel, n_prompt: int, n_tokens: int) -> None:
+    """Refuses texts that the model cannot write.
+
+    Raises:
+        InputError: it writes none, or prompt and continuation do not fit into its context.
+    """
     if not lm.model.can_generate():
         raise InputError(f"{lm.name} does not generate text: use a causal language model.")
     if n_tokens < 1 or n_prompt < 1:
@@ -112,16 +117,23 @@ def _generation_config(
 ) -> GenerationConfig:
     """Plain sampling: nothing of the model's own habits (top-k, repetition penalty) is kept."""
     greedy = temperature == 0
-    end = lm.model.generation_config.eos_token_id if lm.model.generation_config else None
+    end = end_of_text(lm)
     warpers = {} if greedy else {"temperature": temperature, "top_p": top_p, "top_k": 0}
     return GenerationConfig(
         do_sample=not greedy,
         max_new_tokens=n_tokens,
         min_new_tokens=n_tokens,
-        eos_token_id=end,
-        pad_token_id=end[0] if isinstance(end, list) else (end or 0),
+        eos_token_id=end or None,
+        pad_token_id=end[0] if end else 0,
         **warpers,
     )
+
+
+def end_of_text(lm: LanguageModel) -> list[int]:
+    """Ids that end a text, which are not drawn."""
+    settings = lm.model.generation_config
+    end = settings.eos_token_id if settings else None
+    return list(end) if isinstance(end, list) else [] if end is None else [int(end)]
 
 
 @contextmanager
@@ -182,19 +194,14 @@ def mauve_scores(
     seed: int = 0,
 ) -> dict[str, float]:
     """`mauve_score` of several sets against one, whose features are computed once."""
-    if not has_mauve():
-        raise InputError(
-            "MAUVE needs the optional package mauve-text: pip install 'probenc-support[mauve]'."
-        )
     n = min(len(samples.ids) for samples in (reference, *others.values()))
-    if n < 20:
-        raise InputError(f"MAUVE of {n} texts says nothing: give at least 20 prompts.")
+    check_mauve(n)
     compute: Any = importlib.import_module("mauve").compute_mauve
     here = features(lm, reference)
     scores = {}
     for name, samples in others.items():
         there = features(lm, samples)
-        with _silent():
+        with silent():
             found = [
                 compute(here, there, num_buckets=n_buckets or max(2, round(n / 10)), seed=seed + i)
                 for i in range(n_clusterings)
@@ -203,8 +210,22 @@ def mauve_scores(
     return scores
 
 
+def check_mauve(n: int) -> None:
+    """Refuses to compare n texts by MAUVE.
+
+    Raises:
+        InputError: mauve-text is not installed, or they are fewer than 20.
+    """
+    if not has_mauve():
+        raise InputError(
+            "MAUVE needs the optional package mauve-text: pip install 'probenc-support[mauve]'."
+        )
+    if n < 20:
+        raise InputError(f"MAUVE of {n} texts says nothing: give at least 20 prompts.")
+
+
 @contextmanager
-def _silent() -> Iterator[None]:
+def silent() -> Iterator[None]:
     """Keeps faiss, a library in C++, from warning of small samples on the page, over and over."""
     sys.stderr.flush()
     kept = os.dup(2)

@@ -14,11 +14,10 @@ All divergences are in nats, from the intact model's distribution P to the prune
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -26,61 +25,13 @@ from probenc_support.errors import InputError
 from probenc_support.inference import logits_of
 from probenc_support.moments import RESOLUTION, Moments
 from probenc_support.precision import wide
-from probenc_support.regression import Interval
 
 _CHUNK_BYTES = {"cpu": 24e6, "cuda": 1e9}
 _CACHE_BYTES = 2e6
+_COLUMN_BYTES = 5e8
+"""What the columns of bases that are swept together may fill."""
 _TIE = 1e-5
 """Share by which two divergences in float32 may differ and be a tie."""
-
-
-# ---------------------------------------------------------------------------------------- orders
-
-
-def ascending(score: Tensor) -> Tensor:
-    """[d] int64: dimensions from the one that goes first (smallest score [d]) to the last."""
-    return torch.argsort(torch.as_tensor(score), stable=True).cpu()
-
-
-def random_order(d: int, *, seed: int) -> Tensor:
-    """[d] int64: the dimensions in random order."""
-    return torch.randperm(d, generator=torch.Generator().manual_seed(seed))
-
-
-def slope_scores(slopes: Tensor) -> Tensor:
-    """[d] |A_i|, the paper's score."""
-    return torch.as_tensor(slopes).abs()
-
-
-def standardised_scores(slopes: Tensor, E: Tensor) -> Tensor:
-    """[d] |A_i| sd(E_i): nats of -log a that one standard deviation of the dimension carries."""
-    return torch.as_tensor(slopes).abs() * wide(E).std(dim=0).cpu()
-
-
-def wanda_scores(E: Tensor, h: Tensor) -> Tensor:
-    """[d] rms(h_i) sd(E_i): size of a dimension's part of the logits (Sun et al. 2023).
-
-    The standard deviation stands for the norm, since a part that all tokens share moves no
-    probability. E: [V, d]; h: [N, d].
-    """
-    return wide(h).square().mean(dim=0).sqrt().cpu() * wide(E).std(dim=0).cpu()
-
-
-@torch.inference_mode()
-def fisher_scores(E: Tensor, b: Tensor | None, h: Tensor) -> Tensor:
-    """[d] mean_n h_ni^2 Var_{w ~ P_n}(E_wi): twice the KL of losing dimension i, to second order.
-
-    The softmax's Fisher matrix at position n is diag(p) - p p', so that KL is half the variance
-    under P_n of the change of the logits. E: [V, d]; b: [V]; h: [N, d], a sample of positions.
-    """
-    total = torch.zeros(E.shape[1], dtype=torch.float64)
-    squares = E.square()
-    for part in h.split(_chunk(E)):
-        x = part.to(E)
-        p = logits_of(E, b, x).softmax(dim=1)
-        variance = (p @ squares - (p @ E).square()).clamp(min=0)
-        total += wide((x.square() * variance).sum(dim=0)).cpu()
-    return total / len(h)
 
 
 # ----------------------------------------------------------------------------------------- bases
@@ -117,13 +68,21 @@ def zero_basis(order: Tensor) -> Basis:
     return Basis(identity[order], identity[:, order], torch.zeros(len(order)).double(), order)
 
 
-def mean_basis(order: Tensor, h: Tensor) -> Basis:
+States = Tensor | Moments
+"""Hidden states [N, d], or their moments where several bases are made from the same ones."""
+
+
+def _moments(h: States) -> Moments:
+    return h if isinstance(h, Moments) else Moments.of(h.cpu())
+
+
+def mean_basis(order: Tensor, h: States) -> Basis:
     """Dimensions are set to the mean of h [N, d] in `order` [d]: a constant in the head's bias."""
     identity = torch.eye(len(order), dtype=torch.float64)
-    return Basis(identity[order], identity[:, order], wide(h).mean(dim=0).cpu(), order)
+    return Basis(identity[order], identity[:, order], _moments(h).mean, order)
 
 
-def compensated_basis(order: Tensor, h: Tensor, *, ridge: float = 1e-6) -> Basis:
+def compensated_basis(order: Tensor, h: States, *, ridge: float = 1e-6) -> Basis:
     """Removed dimensions are replaced by their least-squares prediction from the kept ones.
 
     Coordinate i is what dimension order[i] adds to the dimensions after it: with the covariance of
@@ -131,7 +90,7 @@ def compensated_basis(order: Tensor, h: Tensor, *, ridge: float = 1e-6) -> Basis
     the last entries of u leaves E[h | kept]. One factorisation serves all levels, exactly.
     `ridge` is in units of the mean variance.
     """
-    moments = Moments.of(h.cpu())
+    moments = _moments(h)
     cov = moments.ridged(ridge)
     back = order.flip(0)
     factor = torch.linalg.cholesky(cov[back][:, back])
@@ -143,7 +102,7 @@ def compensated_basis(order: Tensor, h: Tensor, *, ridge: float = 1e-6) -> Basis
     return Basis(encode.flip(0), decode.flip(1), moments.mean, order)
 
 
-def rotated_basis(E: Tensor, h: Tensor, weights: Tensor, *, ridge: float = 1e-6) -> Basis:
+def rotated_basis(E: Tensor, h: States, weights: Tensor, *, ridge: float = 1e-6) -> Basis:
     """The basis whose last k coordinates minimise the weighted squared error of the logits.
 
     Minimises mean_n sum_w weights_w ((E_w - E_mean) . (h_n - kept(h_n)))^2 over all maps of rank k,
@@ -151,10 +110,35 @@ def rotated_basis(E: Tensor, h: Tensor, weights: Tensor, *, ridge: float = 1e-6)
 
     E: [V, d]; h: [N, d]; weights: [V], not negative: for instance a power of a.
     """
-    moments = Moments.of(h.cpu())
+    moments = _moments(h)
     root, inverse = square_roots(moments.ridged(ridge))
     _, rotation = torch.linalg.eigh(root @ token_metric(E, weights) @ root)
     return Basis(rotation.T @ inverse, root @ rotation, moments.mean, None)
+
+
+def keeping_basis(
+    E: Tensor, h: States, weights: Tensor, direction: Tensor, *, ridge: float = 1e-6
+) -> Basis:
+    """As `rotated_basis`, but with a given direction among those that are kept to the last.
+
+    Minimises the same error over the maps of rank k whose range holds the direction, for every k
+    at once, so that E . direction can still be read from the head. With T the square root of
+    weights times (E - E_mean) cov(h)^(1/2) and u the direction's part of the logits, of length one,
+    these are u u'T and the leading singular vectors of T - u u'T.
+
+    E: [V, d]; h: [N, d]; weights: [V]; direction: [d], as a row of E, of any length but zero.
+    """
+    moments = _moments(h)
+    root, inverse = square_roots(moments.ridged(ridge))
+    root_T, inverse_T = square_roots(root @ token_metric(E, weights) @ root)
+    u = root_T @ inverse @ direction.double().cpu()
+    u = u / u.norm()
+    apart = torch.eye(len(u), dtype=torch.float64) - torch.outer(u, u)
+    vectors = torch.linalg.eigh(apart @ root_T @ root_T @ apart).eigenvectors
+    vectors = vectors[:, 1:]  # the first is u itself, of which nothing is left
+    vectors, _ = torch.linalg.qr(torch.cat([u[:, None], vectors.flip(1)], dim=1))
+    vectors = torch.cat([vectors[:, 1:].flip(1), u[:, None]], dim=1)
+    return Basis(vectors.T @ root_T @ inverse, root @ inverse_T @ vectors, moments.mean, None)
 
 
 def square_roots(matrix: Tensor, *, floor: float = RESOLUTION) -> tuple[Tensor, Tensor]:
@@ -240,53 +224,14 @@ class Divergences:
 
     def at(self, level: int) -> "Divergences":
         """One level, as a sweep of its own."""
-        rows = slice(level, level + 1) if level != -1 else slice(-1, None)
+        return self.levels(slice(level, level + 1) if level != -1 else slice(-1, None))
+
+    def levels(self, rows: slice) -> "Divergences":
+        """Some consecutive levels, as a sweep of their own."""
         return Divergences(
             self.kl[rows], self.js[rows], self.same_top[rows], self.nll[rows],
             self.nll_intact, self.top,
         )  # fmt: skip
-
-
-def block_interval(
-    values: Tensor, block: Tensor, *, n_replicates: int = 1000, seed: int = 0
-) -> Interval:
-    """Mean of values [N] with its interval over draws of blocks of text; NaN values are left out.
-
-    Positions of one block share a text, so that blocks, not positions, are drawn. block: [N].
-    """
-    known = ~torch.isnan(values.double())
-    index = torch.unique(block[known], return_inverse=True)[1].numpy()
-    sums = np.bincount(index, weights=values[known].double().numpy())
-    counts = np.bincount(index)
-    draws = np.random.default_rng(seed).integers(len(sums), size=(n_replicates, len(sums)))
-    replicates = sums[draws].sum(axis=1) / counts[draws].sum(axis=1)
-    return Interval.of(float(sums.sum() / counts.sum()), replicates)
-
-
-def table(found: Divergences, shares: Sequence[float], block: Tensor) -> pd.DataFrame:
-    """One row a level: means over positions, with 95 % intervals over blocks (`_low`, `_high`).
-
-    Columns besides `share`: `kl`, `js`, `nll_increase` in nats, `top1` from 0 to 1, and
-    `perplexity_ratio` of the pruned head to the intact one.
-
-    Args:
-        shares: [L] share of dimensions removed at each level.
-        block: [N] block of each position.
-    """
-    rows = []
-    for level, share in enumerate(shares):
-        row: dict[str, float] = {"share": share}
-        for name, values in (
-            ("kl", found.kl[level]),
-            ("js", found.js[level]),
-            ("top1", found.same_top[level].double()),
-            ("nll_increase", found.nll_increase[level]),
-        ):
-            interval = block_interval(values, block)
-            row |= {name: interval.estimate, f"{name}_low": interval.low}
-            row |= {f"{name}_high": interval.high}
-        rows.append(row | {"perplexity_ratio": math.exp(row["nll_increase"])})
-    return pd.DataFrame(rows)
 
 
 class _Intact:
@@ -334,7 +279,7 @@ def _centred(logits: Tensor) -> Tensor:
     return logits - logits.mean(dim=1, keepdim=True)
 
 
-def _chunk(E: Tensor) -> int:
+def positions_at_once(E: Tensor) -> int:
     """Positions whose logits fill a buffer of the wanted size."""
     size = _CHUNK_BYTES.get(E.device.type, 24e6)
     return max(8, int(size / (E.shape[0] * E.element_size())))
@@ -354,7 +299,7 @@ def _compare(
     stay in the processor's cache from step to step.
     """
     parts = []
-    step = chunk or _chunk(E)
+    step = chunk or positions_at_once(E)
     few = step if E.device.type != "cpu" else max(1, int(_CACHE_BYTES / E[:, 0].nbytes))
     for start in range(0, len(h), step):
         x = h[start : start + step].to(E)
@@ -398,21 +343,72 @@ def sweep(
     Raises:
         InputError: a level removes all coordinates, or levels do not ascend.
     """
-    counts = list(removed)
-    levels([m / basis.d for m in counts], basis.d)
-    encode, mean = basis.encode.to(E), basis.mean.to(E)
-    columns = _centred(_decoded(E, basis, max(counts, default=0)))
+    return sweeps(E, b, {"": (basis, removed)}, h, targets=targets, chunk=chunk)[""]
 
-    def levels_of(x: Tensor, intact: Tensor) -> Iterator[Tensor]:
-        codes = (x - mean) @ encode.T
+
+def sweeps(
+    E: Tensor,
+    b: Tensor | None,
+    wanted: Mapping[str, tuple[Basis, Sequence[int]]],
+    h: Tensor,
+    *,
+    targets: Tensor | None = None,
+    chunk: int = 0,
+) -> dict[str, Divergences]:
+    """`sweep` of several bases, each at levels of its own, which share the intact logits.
+
+    Arguments and errors as for `sweep`; as many bases go together as a fixed memory allows.
+    """
+    for basis, removed in wanted.values():
+        levels([m / basis.d for m in removed], basis.d)
+    found: dict[str, Divergences] = {}
+    for names in _batches(E, wanted):
+        columns = {name: _columns(E, *wanted[name]) for name in names}
+        swept = _compare(E, b, h, targets, partial(_levels, wanted, columns), chunk)
+        start = 0
+        for name in names:
+            stop = start + len(wanted[name][1])
+            found[name] = swept.levels(slice(start, stop))
+            start = stop
+    return found
+
+
+def _batches(E: Tensor, wanted: Mapping[str, tuple[Basis, Sequence[int]]]) -> Iterator[list[str]]:
+    """Names whose columns fill no more than `_COLUMN_BYTES` together, one at least."""
+    names: list[str] = []
+    size = 0
+    for name, (_, removed) in wanted.items():
+        own = max(removed, default=0) * E[:, 0].nbytes
+        if names and size + own > _COLUMN_BYTES:
+            yield names
+            names, size = [], 0
+        names.append(name)
+        size += own
+    if names:
+        yield names
+
+
+def _columns(E: Tensor, basis: Basis, removed: Sequence[int]) -> Tensor:
+    """[m, V] what the coordinates that go add to the logits."""
+    return _centred(_decoded(E, basis, max(removed, default=0)))
+
+
+def _levels(
+    wanted: Mapping[str, tuple[Basis, Sequence[int]]],
+    columns: Mapping[str, Tensor],
+    x: Tensor,
+    intact: Tensor,
+) -> Iterator[Tensor]:
+    """The logits of each basis at each of its levels in turn, of hidden states x [n, d]."""
+    for name, parts in columns.items():
+        basis, removed = wanted[name]
+        codes = (x - basis.mean.to(x)) @ basis.encode[: len(parts)].to(x).T
         logits, before = intact.clone(), 0
-        for count in counts:
+        for count in removed:
             if count > before:
-                logits.addmm_(codes[:, before:count], columns[before:count], alpha=-1)
+                logits.addmm_(codes[:, before:count], parts[before:count], alpha=-1)
             before = count
             yield logits
-
-    return _compare(E, b, h, targets, levels_of, chunk)
 
 
 def _decoded(E: Tensor, basis: Basis, count: int) -> Tensor:
@@ -457,7 +453,7 @@ def choose_power(
     E: Tensor,
     b: Tensor | None,
     log_a: Tensor,
-    h: Tensor,
+    h: States,
     held_out: Tensor,
     *,
     removed: int,
@@ -469,8 +465,10 @@ def choose_power(
 
     E: [V, d]; log_a: [V]; h: [N, d] to fit on; held_out: [M, d].
     """
-    bases = {p: rotated_basis(E, h, power_weights(log_a, p)) for p in powers}
-    kl = {p: float(sweep(E, b, s, held_out, [removed]).kl.mean()) for p, s in bases.items()}
+    states = _moments(h)
+    bases = {p: rotated_basis(E, states, power_weights(log_a, p)) for p in powers}
+    swept = sweeps(E, b, {str(p): (s, [removed]) for p, s in bases.items()}, held_out)
+    kl = {p: float(swept[str(p)].kl.mean()) for p in powers}
     finite = {p: value if math.isfinite(value) else math.inf for p, value in kl.items()}
     tie = min(finite.values()) * (1 + _TIE)
     best = min(p for p, value in finite.items() if value <= tie)

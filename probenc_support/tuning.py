@@ -22,7 +22,8 @@ from probenc_support.inference import Detection
 from probenc_support.precision import wide
 from probenc_support.pruning import Basis, evaluate, square_roots, token_metric
 
-_GROUPS_A_BATCH = 4
+_GROUPS_A_BATCH = 8
+"""Documents of a step."""
 _FLOOR = 1e-6
 """Smallest eigenvalue of a metric, of its largest, when a root of it is inverted."""
 
@@ -81,8 +82,14 @@ class _Calibration:
         return cls(h, [log_a.exp() for log_a in a])
 
     def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Positions [n, d] of a few groups, and their mean probabilities [V]."""
-        groups = torch.randperm(len(self.h), generator=generator)[:_GROUPS_A_BATCH].tolist()
+        """Positions [n, d] of a few groups, and their mean probabilities [V].
+
+        Groups are documents of any length: they are drawn by it, so that all positions are as
+        likely.
+        """
+        sizes = torch.tensor([float(len(h)) for h in self.h])
+        drawn = torch.multinomial(sizes, _GROUPS_A_BATCH, replacement=True, generator=generator)
+        groups = drawn.tolist()
         parts = []
         for g in groups:
             rows = torch.randint(len(self.h[g]), (n // len(groups),), generator=generator)
@@ -185,7 +192,9 @@ def tune(
         InputError: no steps, or no positions.
     """
     if n_steps < 1 or batch < _GROUPS_A_BATCH or not len(held_out):
-        raise InputError("Tuning needs at least one step, four positions a step and held-out text.")
+        raise InputError(
+            "Tuning needs at least one step, eight positions a step and held-out text."
+        )
     began = time.perf_counter()
     text = _Calibration.of(calibration)
     places = _Coordinates(E, torch.cat([d.h for d in calibration]), weights)

@@ -8,7 +8,7 @@ import tiny
 import torch
 from torch import Tensor, nn
 
-from probenc_support import generation, heads, models, pruning
+from probenc_support import generation, heads, models, pruning, pruning_orders
 from probenc_support.errors import InputError
 from probenc_support.models import LanguageModel
 from probenc_support.pruning import Basis
@@ -23,7 +23,7 @@ def hidden(lm: LanguageModel) -> Tensor:
 
 def basis(lm: LanguageModel, method: str) -> Basis:
     h = hidden(lm)
-    order = pruning.ascending(pruning.wanda_scores(lm.E, h))
+    order = pruning_orders.ascending(pruning_orders.wanda_scores(lm.E, h))
     if method == "rotated":
         return pruning.rotated_basis(lm.E, h, torch.ones(lm.V))
     made: Basis = getattr(pruning, f"{method}_basis")(
@@ -188,7 +188,7 @@ def test_the_real_model_speaks_through_a_pruned_head(real_lm: Any, real_detectio
     head = heads.from_basis(real_lm, made, removed)
     direct = pruning.evaluate(real_lm.E, real_lm.b, head, test)
     torch.testing.assert_close(swept.kl, direct.kl, atol=1e-4, rtol=1e-3)
-    paper = pruning.zero_basis(pruning.random_order(real_lm.d, seed=0))
+    paper = pruning.zero_basis(pruning_orders.random_order(real_lm.d, seed=0))
     at_random = pruning.sweep(real_lm.E, real_lm.b, paper, test, [removed])
     assert float(swept.kl.mean()) < 0.5 * float(at_random.kl.mean())
     with heads.swapped(real_lm, head):

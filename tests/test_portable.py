@@ -133,6 +133,8 @@ def test_no_path_of_the_machine_is_in_what_a_run_leaves(
     given = {"sequence_length": 32, "corpus": texts[0], "eval_corpus": texts[1], **SMALL[notebook]}
     if notebook == "03":
         given["calibration_corpora"] = texts[2:]
+    if notebook == "04":
+        given["near_corpus"] = texts[2]
     if notebook == "05":
         given["counts"] = texts[0]
     model = place / "models" / ("my run" if notebook == "05" else "my model")

@@ -1,7 +1,5 @@
 """Orders, bases and the sweep: identities, independent oracles, and controls that must fail."""
 
-import itertools
-
 import numpy as np
 import pytest
 import torch
@@ -9,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from probenc_support import pruning
+from probenc_support import pruning, pruning_orders
 from probenc_support.errors import InputError
+from probenc_support.moments import Moments
 from probenc_support.pruning import Basis
 
 V, D, N = 120, 12, 300
@@ -28,7 +27,7 @@ def problem(seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, 
 
 
 def bases(E: Tensor, h: Tensor) -> dict[str, Basis]:
-    order = pruning.ascending(pruning.wanda_scores(E, h))
+    order = pruning_orders.ascending(pruning_orders.wanda_scores(E, h))
     weights = torch.softmax(torch.randn(V, generator=torch.Generator().manual_seed(1)), 0).double()
     return {
         "zero": pruning.zero_basis(order),
@@ -59,16 +58,18 @@ def test_scores_rank_planted_dimensions() -> None:
     E, h, _ = problem()
     E[:, 3] = 0.7  # a column that all tokens share moves no probability
     h[:, 5] = 0.0
-    for scores in (pruning.wanda_scores(E, h), pruning.fisher_scores(E, None, h)):
-        assert set(pruning.ascending(scores)[:2].tolist()) == {3, 5}
+    for scores in (pruning_orders.wanda_scores(E, h), pruning_orders.fisher_scores(E, None, h)):
+        assert set(pruning_orders.ascending(scores)[:2].tolist()) == {3, 5}
     slopes = torch.linspace(-1.0, 1.2, D)
-    assert int(pruning.ascending(pruning.slope_scores(slopes))[0]) == int(slopes.abs().argmin())
-    standardised = pruning.standardised_scores(slopes, E)
+    assert int(pruning_orders.ascending(pruning_orders.slope_scores(slopes))[0]) == int(
+        slopes.abs().argmin()
+    )
+    standardised = pruning_orders.standardised_scores(slopes, E)
     torch.testing.assert_close(standardised, slopes.abs() * E.std(0))
 
 
 def test_random_orders_are_permutations_that_depend_on_the_seed() -> None:
-    orders = [pruning.random_order(50, seed=s) for s in (0, 0, 1)]
+    orders = [pruning_orders.random_order(50, seed=s) for s in (0, 0, 1)]
     assert sorted(orders[0].tolist()) == list(range(50))
     assert torch.equal(orders[0], orders[1])
     assert not torch.equal(orders[0], orders[2])
@@ -78,7 +79,7 @@ def test_fisher_score_is_twice_the_kl_of_a_small_dimension() -> None:
     E, h, _ = problem()
     E = E.clone()
     E[:, 4] *= 1e-3
-    score = pruning.fisher_scores(E, None, h)[4]
+    score = pruning_orders.fisher_scores(E, None, h)[4]
     order = torch.tensor([4] + [i for i in range(D) if i != 4])
     kl = pruning.sweep(E, None, pruning.zero_basis(order), h, [1]).kl.mean()
     assert float(kl) == pytest.approx(float(score) / 2, rel=0.01)
@@ -159,6 +160,54 @@ def test_lost_variance_is_the_weighted_squared_error(method: str) -> None:
     for removed in range(D):
         expected = error(basis.kept(h, removed)) / total
         assert float(lost[removed]) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("removed", [1, 4, 9, 11])
+def test_keeping_a_direction_has_the_least_error_of_the_maps_that_hold_it(removed: int) -> None:
+    """Against the singular vectors of what is left once the direction is projected out."""
+    E, h, _ = problem()
+    weights = torch.linspace(1, 3, V).double() / torch.linspace(1, 3, V).double().sum()
+    direction = torch.randn(D, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    basis = pruning.keeping_basis(E, h, weights, direction, ridge=0.0)
+    torch.testing.assert_close(basis.decode @ basis.encode, torch.eye(D).double())
+    centred = E - weights @ E
+    kept = basis.kept(h, removed) - basis.mean
+    target = weights.sqrt() * ((h - h.mean(0)) @ centred.T) / N**0.5
+    u = weights.sqrt() * (centred @ direction)
+    rest = target - torch.outer(target @ u, u) / (u @ u)
+    singular = np.linalg.svd(rest.numpy(), compute_uv=False)
+    expected = float((singular[D - removed - 1 :] ** 2).sum())
+    error = float((((kept + basis.mean - h) @ centred.T).square() @ weights).mean())
+    assert error == pytest.approx(expected, rel=1e-6)
+    # The direction lies in the range of what is kept, and the map leaves it as it is.
+    written = basis.decode[:, removed:]
+    leftover = direction - written @ torch.linalg.lstsq(written, direction[:, None])[0][:, 0]
+    assert float(leftover.norm() / direction.norm()) < 1e-8
+    free = pruning.rotated_basis(E, h, weights, ridge=0.0)
+    least = float((((free.kept(h, removed) - h) @ centred.T).square() @ weights).mean())
+    assert least <= error * (1 + 1e-9), "no constraint, no greater error"
+
+
+def test_keeping_what_is_kept_anyway_changes_nothing() -> None:
+    E, h, _ = problem()
+    free = pruning.rotated_basis(E, h, torch.ones(V), ridge=0.0)
+    same = pruning.keeping_basis(E, h, torch.ones(V), free.decode[:, -1], ridge=0.0)
+    for removed in (1, 5, 10):
+        torch.testing.assert_close(same.kept(h, removed), free.kept(h, removed))
+
+
+def test_moments_stand_for_hidden_states() -> None:
+    E, h, _ = problem()
+    moments, order = Moments.of(h), torch.arange(D).flip(0)
+    for one, other in (
+        (pruning.mean_basis(order, h), pruning.mean_basis(order, moments)),
+        (pruning.compensated_basis(order, h), pruning.compensated_basis(order, moments)),
+        (
+            pruning.rotated_basis(E, h, torch.ones(V)),
+            pruning.rotated_basis(E, moments, torch.ones(V)),
+        ),
+    ):
+        assert torch.equal(one.kept(h, 4), other.kept(h, 4))
 
 
 def test_a_singular_covariance_is_no_obstacle() -> None:
@@ -259,6 +308,25 @@ def test_the_chunk_does_not_matter() -> None:
     assert torch.equal(one.top, many.top)
 
 
+@pytest.mark.parametrize("memory", [1.0, 1e9])
+def test_several_sweeps_at_once_are_each_as_they_are_alone(
+    memory: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pruning, "_COLUMN_BYTES", memory)
+    E, h, targets = problem()
+    made = bases(E, h)
+    at = {"zero": [0, 3, 9], "mean": [3], "compensated": [1, 11], "rotated": [2, 3]}
+    wanted = {name: (made[name], at[name]) for name in METHODS}
+    found = pruning.sweeps(E, None, wanted, h, targets=targets, chunk=64)
+    assert list(found) == list(METHODS)
+    for name in METHODS:
+        alone = pruning.sweep(E, None, made[name], h, at[name], targets=targets, chunk=64)
+        torch.testing.assert_close(found[name].kl, alone.kl, atol=1e-12, rtol=0)
+        torch.testing.assert_close(found[name].nll, alone.nll, equal_nan=True)
+        assert torch.equal(found[name].top, alone.top)
+    assert float((found["zero"].kl[1] - found["mean"].kl[0]).abs().max()) > 1e-3, "the control"
+
+
 def test_no_more_than_a_chunk_of_logits_is_made_at_a_time() -> None:
     E, h, _ = problem()
     sizes = []
@@ -312,47 +380,6 @@ def test_rounding_does_not_choose_the_power() -> None:
             E, None, log_a, h[:200], h[200:], removed=4, powers=(1.0, 0.5, 0.0)
         )
         assert choice.power == 0.0
-
-
-# -------------------------------------------------------------------------------------- intervals
-
-
-def test_intervals_cover_the_truth_and_shrink_with_blocks() -> None:
-    rng = np.random.default_rng(0)
-    covered, widths = 0, []
-    for n_blocks, _ in itertools.product((10, 160), range(40)):
-        offsets = rng.normal(size=n_blocks)
-        values = torch.tensor(np.repeat(offsets, 20) + 0.1 * rng.normal(size=20 * n_blocks))
-        block = torch.arange(n_blocks).repeat_interleave(20)
-        interval = pruning.block_interval(values, block, n_replicates=300)
-        covered += interval.low <= 0.0 <= interval.high
-        widths.append(interval.high - interval.low)
-    assert covered >= 0.85 * 80
-    assert np.mean(widths[40:]) < 0.4 * np.mean(widths[:40])
-    # The control: positions taken for independent give intervals that miss the truth.
-    naive = torch.arange(len(values))
-    assert pruning.block_interval(values, naive).high - pruning.block_interval(
-        values, naive
-    ).low < 0.6 * np.mean(widths[40:])
-
-
-def test_intervals_leave_unknown_targets_out() -> None:
-    values = torch.tensor([1.0, torch.nan, 3.0, torch.nan])
-    assert pruning.block_interval(values, torch.tensor([0, 0, 1, 1])).estimate == 2.0
-
-
-def test_the_table_holds_means_and_their_intervals() -> None:
-    E, h, targets = problem()
-    found = pruning.sweep(E, None, bases(E, h)["zero"], h, [0, 6], targets=targets)
-    block = torch.arange(N) // 20
-    rows = pruning.table(found, [0.0, 0.5], block)
-    assert rows["share"].tolist() == [0.0, 0.5]
-    assert rows.loc[0, ["kl", "kl_low", "kl_high", "nll_increase"]].abs().max() == 0
-    assert rows.loc[0, "top1"] == 1
-    assert rows.loc[1, "kl"] == pytest.approx(float(found.kl[1].mean()))
-    assert rows.loc[1, "kl_low"] < rows.loc[1, "kl"] < rows.loc[1, "kl_high"]
-    ratio = np.exp(float(found.nll_increase[1].nanmean()))
-    assert rows.loc[1, "perplexity_ratio"] == pytest.approx(ratio)
 
 
 # -------------------------------------------------------------------------------------- bad input

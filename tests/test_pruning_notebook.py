@@ -10,15 +10,22 @@ import pytest
 import tiny
 from test_notebooks import execute
 
-from probenc_support import generation
+from probenc_support import generation, pruning_orders
 
+ORDERS = ("random", "paper", "tstat", "standardised", "wanda", "fisher", "fisher_slope")
 METHODS = (
     "random", "paper", "tstat", "wanda", "paper_compensated", "wanda_compensated", "rotated",
     "tuned",
 )  # fmt: skip
+INTERVALS = (
+    "kl_paper_30", "top1_paper_30", "perplexity_ratio_paper_30", "kl_random_over_paper_30",
+    "kl_slope_over_without_30", "kl_A_kept_over_without_30", "kl_random_kept_over_without_30",
+    "kl_int8_head", "kl_int4_head", "kl_paper_30_eval", "kl_paper_30_near",
+    "kl_paper_30_redrawn",
+)  # fmt: skip
 SMALL = {
     "n_positions": 2048, "sequence_length": 32, "n_evaluation": 256, "tuning_steps": 12,
-    "n_generations": 24, "generation_tokens": 4, "n_random": 2,
+    "n_generations": 64, "generation_tokens": 3, "n_random": 3,
 }  # fmt: skip
 
 
@@ -26,13 +33,25 @@ SMALL = {
 def test_pruning_end_to_end(tmp_path: Path, text_file: Path, style: str) -> None:
     model = tiny.save(tmp_path / "model", style)
     done = execute(
-        "04", tmp_path, model=model, corpus=text_file, eval_corpus="python-manual", **SMALL
-    )
+        "04", tmp_path, model=model, corpus=text_file, eval_corpus="python-manual",
+        near_corpus="docstrings:numpy", **SMALL,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     metrics = json.loads((tmp_path / "04_pruning.metrics.json").read_text())
     for method in METHODS:
         wanted = {f"kl_{method}_{share}" for share in (10, 30, 50)}
         assert wanted | {f"top1_{method}_30", f"nll_increase_{method}_30"} <= set(metrics)
+    replacements = ("zero", "mean", "compensated")
+    names = {pruning_orders.name_of(order, r) for order in ORDERS for r in replacements}
+    assert {f"kl_{name}_30" for name in names} <= set(metrics)
+    assert {f"kl_slope_over_without_30_{r}" for r in replacements} <= set(metrics)
+    for name in INTERVALS:
+        assert metrics[f"{name}_low"] <= metrics[name] <= metrics[f"{name}_high"], name
+    assert {"rank_outlier_paper_low", "rank_costliest_paper_high"} <= set(metrics)
+    assert {"spread_minus_log_a", "t_costliest_documents", "overlap_paper_30_redrawn"} <= set(
+        metrics
+    )
+    assert not [name for name in metrics if name.endswith("_holds")], "only claims judge"
     if generation.has_mauve():
         assert {"mauve_paper_30", "mauve_best_30", "mauve_ceiling"} <= set(metrics)
     assert all(math.isfinite(value) for value in metrics.values())
@@ -42,6 +61,11 @@ def test_pruning_end_to_end(tmp_path: Path, text_file: Path, style: str) -> None
     assert metrics["swapped_head_max_difference"] < 1e-3
     assert metrics["kl_rotated_30"] < metrics["kl_paper_30"]
     assert metrics["kl_random_30"] > 2 * metrics["kl_rotated_30"], "the control fails"
+    assert metrics["kl_int8_head"] < metrics["kl_int4_head"]
+    ratio = metrics["kl_random_30"] / metrics["kl_paper_30"]
+    assert metrics["kl_random_over_paper_30"] == pytest.approx(ratio)
+    kept = metrics["kl_A_kept_30"] / metrics["kl_rotated_30"]
+    assert metrics["kl_A_kept_over_without_30"] == pytest.approx(kept)
     curves = pd.read_parquet(tmp_path / "04_pruning.curves.parquet")
     again = pd.read_csv(tmp_path / "04_pruning.curves.csv")
     pd.testing.assert_frame_equal(curves, again, rtol=1e-4)
@@ -49,6 +73,7 @@ def test_pruning_end_to_end(tmp_path: Path, text_file: Path, style: str) -> None
     page = nbformat.read(tmp_path / "page.ipynb", as_version=4)
     outputs = [o for c in page.cells if c.cell_type == "code" for o in c.outputs]
     assert not [o for o in outputs if o.output_type == "error"]
+    assert sum("claim-box" in o.get("data", {}).get("text/html", "") for o in outputs) == 2
     assert sum("<figure" in o.get("data", {}).get("text/html", "") for o in outputs) >= 2
 
 

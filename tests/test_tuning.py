@@ -103,6 +103,20 @@ def test_steps_that_do_harm_are_not_taken(passes: Any) -> None:
     assert found == pytest.approx(before, rel=1e-3)
 
 
+def test_all_positions_are_as_likely_in_long_and_in_short_documents() -> None:
+    lengths = (300, 20, 80)
+    h = [torch.full((n, 1), float(i)) for i, n in enumerate(lengths)]
+    a = list(torch.eye(3))
+    text = tuning._Calibration(h, a)
+    generator = torch.Generator().manual_seed(0)
+    drawn, weights = zip(*(text.draw(64, generator) for _ in range(600)), strict=True)
+    seen = torch.bincount(torch.cat(drawn)[:, 0].long(), minlength=3).double()
+    share = torch.tensor(lengths).double() / 400
+    torch.testing.assert_close(seen / seen.sum(), share, atol=0.02, rtol=0)
+    torch.testing.assert_close(torch.stack(weights).mean(0).double(), share, atol=0.02, rtol=0)
+    assert float((share - 1 / 3).abs().max()) > 0.3, "the control: documents are not as likely"
+
+
 def test_tuning_is_repeatable(passes: Any) -> None:
     first, again, other = (tuned(passes, n_steps=5, seed=s)[0] for s in (0, 0, 1))
     assert torch.equal(first.encode, again.encode)

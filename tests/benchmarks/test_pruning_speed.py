@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from probenc_support import heads, pruning
+from probenc_support import heads, pruning, pruning_orders
 
 V, D, N = 49_152, 576, 96
 SHARES = [0.045 * i for i in range(1, 21)]
@@ -21,7 +21,7 @@ def data():
     E = torch.randn(V, D, generator=g) * 0.15
     h = torch.randn(N, D, generator=g) * torch.logspace(0, -1, D)[torch.randperm(D, generator=g)]
     targets = torch.randint(0, V, (N,), generator=g)
-    return E, h, targets, pruning.random_order(D, seed=0), pruning.levels(SHARES, D)
+    return E, h, targets, pruning_orders.random_order(D, seed=0), pruning.levels(SHARES, D)
 
 
 @torch.inference_mode()
@@ -80,7 +80,7 @@ def module(E, h, name, share):
         head.weight.copy_(E)
         return head
     if name == "plain":
-        kept = pruning.random_order(D, seed=0)[removed:]
+        kept = pruning_orders.random_order(D, seed=0)[removed:]
         return heads.PrunedHead(E[:, kept], kept=kept, bias=torch.zeros(V))
     return heads.PrunedHead(E[:, removed:], encode=torch.eye(D)[removed:], bias=torch.zeros(V))
 
