@@ -7,6 +7,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+import rules
 import statsmodels.api as sm
 import tiny
 from hypothesis import given, settings
@@ -312,6 +313,7 @@ def test_notebook_end_to_end(tmp_path, text_file, style, eval_corpus):
         n_bootstrap=20, n_controls=5,
     )  # fmt: skip
     components, dimensions = tables["components"], tables["dimensions"]
+    rules.check_run_of_a_null_model("02_sparsity", metrics)
     assert len(components) == len(dimensions) == tiny.WIDTH
     assert metrics["n_vocab"] == tiny.VOCABULARY
     full = metrics["r2"]
