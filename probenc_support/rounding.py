@@ -25,7 +25,8 @@ def steps(E: Matrix, *, bits: int = 8) -> Tensor:
     rows = as_tensor(E)
     blocks = rows.abs().split(BLOCK, dim=1)
     scales = [b.amax(1, keepdim=True).expand_as(b) for b in blocks]
-    return torch.cat(scales, dim=1) / (2 ** (bits - 1) - 1)
+    largest: Tensor = torch.cat(scales, dim=1)
+    return largest / (2 ** (bits - 1) - 1)
 
 
 def noise(E: Matrix, *, bits: int = 8) -> Array:
