@@ -75,8 +75,8 @@ PAPER_FIGURES: tuple[PaperFigure, ...] = (
         (
             Place(_STEERING, "fig-errors", "errors"),
             Place(_STEERING, "fig-side-effects", "divergences"),
+            Place(_STEERING, "fig-generated", "MAUVE"),
         ),
-        "MAUVE is a number of the notebook's table of generated text, and no curve.",
     ),
     PaperFigure(
         "Few-example errors: local, in domain, KL divergence",
@@ -87,9 +87,9 @@ PAPER_FIGURES: tuple[PaperFigure, ...] = (
     PaperFigure(
         "Dimension deletion curves",
         ("GPT-2", "Pythia-2.8B", "GPT-J"),
-        (Place(_PRUNING, "fig-curves", "divergence, same top token"),),
-        "MAUVE is measured at one share of removed dimensions, and is no curve: it takes hundreds "
-        "of texts for each point.",
+        (Place(_PRUNING, "fig-curves", "divergences, same top token"),),
+        "MAUVE is in a table for one share of removed dimensions, and is no curve: it takes "
+        "hundreds of texts for each point.",
     ),
     PaperFigure(
         "Error analysis of the fit",
