@@ -6,7 +6,7 @@ again, since the largest entry of every block is 127 of them. The errors of roun
 uniform and independent, which holds where the steps are small beside the spread of the entries.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -25,8 +25,8 @@ def steps(E: Matrix, *, bits: int = 8) -> Tensor:
     rows = as_tensor(E)
     blocks = rows.abs().split(BLOCK, dim=1)
     scales = [b.amax(1, keepdim=True).expand_as(b) for b in blocks]
-    largest: Tensor = torch.cat(scales, dim=1)
-    return largest / (2 ** (bits - 1) - 1)
+    distance: Tensor = torch.cat(scales, dim=1) / (2 ** (bits - 1) - 1)
+    return distance
 
 
 def noise(E: Matrix, *, bits: int = 8) -> Array:
@@ -45,6 +45,17 @@ def rounded_again(E: Matrix, *, bits: int = 8, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     error = torch.rand(rows.shape, generator=generator).to(rows.device, rows.dtype).sub_(0.5)
     return error.mul_(steps(rows, bits=bits)).add_(rows)
+
+
+def with_noise(statistics: Statistics, by_dimension: Array) -> Statistics:
+    """Statistics of E rounded once more, in expectation: such an error is independent of E and of
+    y, so that it adds to the variances alone.
+
+    Args:
+        statistics: of E as it is, and y.
+        by_dimension: [d] variance of the error; see `noise`.
+    """
+    return replace(statistics, gram=statistics.gram + np.diag(statistics.n * by_dimension))
 
 
 @dataclass(frozen=True)
