@@ -3,11 +3,14 @@
 import base64
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import numpy as np
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#606060")
@@ -52,6 +55,25 @@ def use() -> None:
             "image.cmap": "cividis",
         }
     )
+
+
+def lines(series: Mapping[str, Any], **settings: Any) -> tuple[Figure, Axes]:
+    """A panel with one line a series over ranks 1, 2, ..., told apart by colour and by style.
+
+    The panel belongs to no cell: only `show` puts it on the page, so that it can be added to.
+
+    Args:
+        series: [k] values by their label in the legend.
+        settings: of the axes, for instance `xlabel` or `xscale`.
+    """
+    figure = Figure(figsize=PANEL)
+    axes = figure.subplots()
+    for (label, values), colour, style in zip(series.items(), PALETTE, LINES, strict=False):
+        ranks = np.arange(1, len(values) + 1)
+        axes.plot(ranks, values, color=colour, linestyle=style, label=label)
+    axes.set(**settings)
+    axes.legend()
+    return figure, axes
 
 
 def show(*figures: Figure, caption: str, alt: str | Sequence[str], name: str) -> None:

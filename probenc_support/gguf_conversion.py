@@ -36,7 +36,7 @@ from probenc_support import cache
 from probenc_support.errors import InputError
 from probenc_support.loading import check_loaded, first_line, quiet
 
-_VERSION = 2
+_VERSION = 3
 """Raise it when the conversion changes, so that folders made before are not read again."""
 
 _CONTROL, _USER_DEFINED = 3, 4
@@ -123,7 +123,9 @@ def convert(path: Path) -> Path:
             tokenizer = _byte_level(facts, split, tokenizer)
         _set_first_token(tokenizer, facts)
         with cache.atomic_path(target) as temporary, quiet():
-            _plain(model).save_pretrained(temporary)
+            plain = _plain(model)
+            plain.config.stored_as = stored_as(facts["tensors"], facts["types"])
+            plain.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
     return target
 
@@ -145,9 +147,37 @@ def _facts(path: Path) -> dict[str, Any]:
             f"{path} cannot be read as a GGUF model ({first_line(error)}); it is damaged or "
             "incomplete: fetch it again."
         ) from error
+    tensors = [t for t in reader.tensors if "rope" not in t.name]
     return {key: field.contents() for key, field in reader.fields.items()} | {
-        "tensors": {t.name: int(t.n_elements) for t in reader.tensors if "rope" not in t.name}
+        "tensors": {t.name: int(t.n_elements) for t in tensors},
+        "types": {t.name: str(t.tensor_type.name) for t in tensors},
     }
+
+
+_WHOLE = {"F64", "F32", "F16", "BF16"}
+"""Types of tensors that hold a number each, in place of a few bits and a scale for a block."""
+
+
+def stored_as(sizes: dict[str, int], types: dict[str, str]) -> str:
+    """In which types a GGUF file holds its weights, such as `Q4_1 body, Q8_0 output embedding`.
+
+    Args:
+        sizes: weights in each tensor, by its name.
+        types: type of each tensor, by its name, as the file names it.
+
+    Returns:
+        The type of the output embedding (of the input embedding, which stands for it where there
+        is no other), and those that hold a hundredth or more of the other weights, largest first;
+        empty where nothing is quantised.
+    """
+    head = "output.weight" if "output.weight" in types else "token_embd.weight"
+    held: dict[str, int] = {}
+    for name in sizes.keys() - {"output.weight", "token_embd.weight"}:
+        held[types[name]] = held.get(types[name], 0) + sizes[name]
+    body = [t for t in sorted(held, key=lambda t: -held[t]) if held[t] >= 0.01 * sum(held.values())]
+    if {*body, types[head]} <= _WHOLE:
+        return ""
+    return f"{' and '.join(body)} body, {types[head]} output embedding"
 
 
 def _check_whole(path: Path, facts: dict[str, Any]) -> None:

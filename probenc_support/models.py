@@ -75,6 +75,9 @@ class LanguageModel:
     """Id of the token that the model reads before every text; None: it reads the text alone."""
     probe: "FirstTokenProbe | None" = None
     """Whether that choice suits the model, tried on loading."""
+    quantisation: str = ""
+    """In how few bits its weights were stored before they were loaded, such as `Q4_1 body, Q8_0
+    output embedding`; empty where they were not quantised."""
 
     @property
     def V(self) -> int:
@@ -313,10 +316,29 @@ def wrap(
         revision=revision,
         weights_hash=weights_hash or _parameters_hash(model),
         first_token=first,
+        quantisation=quantisation(model.config),
     )
     check_causal(lm)
     check_head(lm)
     return lm
+
+
+def quantisation(config: Any) -> str:
+    """In how few bits the weights of a model are stored, by its configuration; empty: in no fewer
+    than they were trained in.
+
+    A GGUF file's conversion keeps this (`gguf_conversion.stored_as`); transformers' own quantised
+    models name their method.
+    """
+    if stored := getattr(config, "stored_as", ""):
+        return str(stored)
+    settings: Any = getattr(config, "quantization_config", None) or {}
+    settings = settings if isinstance(settings, dict) else settings.to_dict()
+    if not settings:
+        return ""
+    method = settings.get("quant_method", "quantised")
+    bits = settings.get("bits") or (4 if settings.get("load_in_4bit") else 0)
+    return str(getattr(method, "value", method)) + (f", {bits} bits" if bits else "")
 
 
 def _is_tied(model: PreTrainedModel, head: torch.nn.Linear) -> bool:

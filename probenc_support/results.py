@@ -145,12 +145,14 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def model_facts(lm: LanguageModel) -> dict[str, Any]:
-    """What a model is, for comparisons: parameters, width, vocabulary, tied or untied head."""
+    """What a model is, for comparisons: parameters, width, vocabulary, tied or untied head, and in
+    how few bits its weights were stored."""
     return {
         "n_parameters": int(lm.model.num_parameters()),
         "d_model": lm.d,
         "n_vocab": len(lm.tokens),
         "tied": bool(lm.tied),
+        "quantisation": lm.quantisation,
     }
 
 

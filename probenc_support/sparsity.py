@@ -1,27 +1,24 @@
 """How much of the encoding each component and dimension of E carries (paper section 2.2).
 
-Everything here but rank correlation follows from the sufficient statistics of one fit, E'E and E'y,
+Everything here follows from the sufficient statistics of one fit, E'E and E'y,
 so that it costs products of d x d matrices and never another pass over the vocabulary. A basis
 (principal components, a random rotation, some dimensions in some order) is a change of these
 statistics.
 """
 
-import itertools
 import warnings
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import linalg, stats
+from scipy import linalg
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import enet_path
 
 from probenc_support.errors import InputError
-from probenc_support.regression import Array, Design, Matrix, as_tensor, bootstrap_log_a, folds
+from probenc_support.regression import Array, Design, Matrix, as_tensor, folds
 
 Order = NDArray[np.int64]
 
@@ -103,6 +100,14 @@ class Statistics:
         """[d] slopes in standard deviations of y per standard deviation of the dimension."""
         return np.asarray(self.slopes * self.sd / np.sqrt(self.total / (self.n - 1)))
 
+    def agreement(self, first: Array, second: Array) -> tuple[float, float]:
+        """How far two directions [d] agree: their cosine, and the correlation over the tokens of
+        the values that they give, which a few dimensions of large slope do not decide."""
+        cosine = first @ second / np.sqrt((first @ first) * (second @ second))
+        product = first @ self.gram @ second
+        lengths = (first @ self.gram @ first) * (second @ self.gram @ second)
+        return float(cosine), float(product / np.sqrt(lengths))
+
     def rotated(self, directions: Array) -> "Statistics":
         """The same regression on E @ directions, for directions [d, k]."""
         gram = directions.T @ self.gram @ directions
@@ -153,132 +158,6 @@ class Components:
         return scores.cpu().numpy()
 
 
-# ------------------------------------------------------------------------------------ correlations
-
-
-@dataclass(frozen=True)
-class Correlations:
-    """Correlations of k variables with y over n tokens, with what chance allows."""
-
-    r: Array
-    """[k] correlation coefficients, -1 to 1."""
-    low: Array
-    """[k] lower ends of 95 % intervals, by Fisher's z."""
-    high: Array
-    """[k] upper ends."""
-    p: Array
-    """[k] two-sided p values, tokens taken as independent."""
-    q: Array
-    """[k] p values adjusted for k tests (Benjamini and Hochberg 1995)."""
-
-    def significant(self, level: float = 0.05) -> NDArray[np.bool_]:
-        """[k] whether each is called non-zero at this false discovery rate."""
-        return self.q <= level
-
-
-def infer(r: Array, n: int, *, ranks: bool = False) -> Correlations:
-    """Intervals and p values for correlations r [k] over n tokens.
-
-    Args:
-        r: Pearson's coefficients, or Spearman's.
-        n: tokens, at least 4.
-        ranks: whether they are Spearman's, whose z varies by 1 + r^2 / 2 more (Bonett and Wright
-            2000).
-    """
-    spread = np.sqrt((1.0 + (r**2 / 2.0 if ranks else 0.0)) / (n - 3))
-    z = np.arctanh(np.clip(r, -1.0 + 1e-15, 1.0 - 1e-15))
-    half = stats.norm.ppf(0.975) * spread
-    t = r * np.sqrt((n - 2) / np.clip(1.0 - r**2, 1e-300, None))
-    p = np.asarray(2.0 * stats.t.sf(np.abs(t), n - 2))
-    q = np.asarray(stats.false_discovery_control(p))
-    return Correlations(r, np.tanh(z - half), np.tanh(z + half), p, q)
-
-
-def spearman(X: Matrix, y: Matrix) -> Array:
-    """[k] rank correlation of every column of X [n, k] with y [n]; ties share their mean rank."""
-    columns = as_tensor(X).cpu().numpy()
-    y_ranks = stats.rankdata(as_tensor(y).cpu().numpy())
-
-    def correlations(own: slice) -> list[float]:
-        ranking = _Ranking(y_ranks)
-        return [ranking.correlation(column) for column in _contiguous(columns[:, own])]
-
-    threads = torch.get_num_threads()
-    edges = [columns.shape[1] * k // threads for k in range(threads + 1)]
-    with ThreadPoolExecutor(threads) as pool:  # NumPy sorts outside the GIL
-        parts = pool.map(correlations, itertools.starmap(slice, itertools.pairwise(edges)))
-    return np.array([r for part in parts for r in part])
-
-
-def _contiguous(columns: NDArray[Any], *, at_once: int = 16) -> Iterator[NDArray[Any]]:
-    """Every column in turn, in memory that the later ones overwrite: reading across the rows of a
-    matrix costs a cache line an entry, whether one column is taken or sixteen."""
-    buffer = np.empty((at_once, len(columns)), columns.dtype)
-    for start in range(0, columns.shape[1], at_once):
-        block = columns[:, start : start + at_once]
-        np.copyto(buffer[: block.shape[1]], block.T)
-        yield from buffer[: block.shape[1]]
-
-
-class _Ranking:
-    """Rank correlations of variables with one y, by one sort each of 64-bit integers.
-
-    The upper half of an integer is the variable's value, as an integer of the same order; the lower
-    half is twice the rank of y (an integer also where y is tied). Sorting brings the ranks of y
-    into the order of the variable. All arrays are used again for every variable, since fresh memory
-    would cost more than the sort.
-    """
-
-    def __init__(self, y_ranks: Array) -> None:
-        n = len(y_ranks)
-        self.twice = (2.0 * y_ranks).astype(np.int64)
-        self.y_length = float(np.linalg.norm(y_ranks - (n + 1) / 2.0))
-        self.ranks = np.arange(n, dtype=np.float64) - (n - 1) / 2.0
-        self.keys, self.values = np.empty(n, np.int64), np.empty(n, np.int64)
-        self.y_sorted = np.empty(n)
-        self.same = np.empty(n - 1, np.bool_)
-
-    def correlation(self, variable: NDArray[Any]) -> float:
-        """With one variable [n]."""
-        n, keys, values = len(self.ranks), self.keys, self.values
-        np.left_shift(_ordered_integers(variable), 32, out=keys, dtype=np.int64, casting="unsafe")
-        np.bitwise_or(keys, self.twice, out=keys)
-        keys.sort()
-        np.right_shift(keys, 32, out=values)
-        np.bitwise_and(keys, 2**32 - 1, out=keys)
-        np.multiply(keys, 0.5, out=self.y_sorted)
-        np.subtract(self.y_sorted, (n + 1) / 2.0, out=self.y_sorted)
-        np.equal(values[1:], values[:-1], out=self.same)
-        where, shift = _shared_ranks(np.flatnonzero(self.same), self.ranks)
-        product = self.ranks @ self.y_sorted + shift @ self.y_sorted[where]
-        # Sharing a mean rank takes the variance within the ties away.
-        length = np.sqrt(self.ranks @ self.ranks - shift @ shift)
-        return float(product / (length * self.y_length))
-
-
-def _ordered_integers(values: NDArray[Any]) -> NDArray[np.int32]:
-    """[n] 32-bit integers in the order of the values, equal where they are equal."""
-    if values.dtype != np.float32:
-        return np.unique(values, return_inverse=True)[1].astype(np.int32)
-    bits = (values + np.float32(0.0)).view(np.int32)  # no negative zero
-    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
-
-
-def _shared_ranks(equal: Order, ranks: Array) -> tuple[Order, Array]:
-    """Where the ranks of sorted values change because of ties, and by how much.
-
-    Args:
-        equal: [m] positions k, ascending, where values k and k + 1 are the same.
-        ranks: [n] of values without ties.
-    """
-    if not len(equal):
-        return equal, np.empty(0)
-    gaps = np.flatnonzero(np.diff(equal) > 1)
-    first, last = equal[np.r_[0, gaps + 1]], equal[np.r_[gaps, -1]] + 1
-    where = np.union1d(equal, equal + 1)
-    return where, np.repeat((ranks[first] + ranks[last]) / 2.0, last - first + 1) - ranks[where]
-
-
 # ------------------------------------------------------------------------ explained share, by order
 
 
@@ -310,7 +189,9 @@ class Selection:
     """[k] R^2 of the regression on the dimensions chosen so far."""
 
 
-def forward_selection(statistics: Statistics, n_steps: int | None = None) -> Selection:
+def forward_selection(
+    statistics: Statistics, n_steps: int | None = None, *, until: float = 2.0
+) -> Selection:
     """At every step takes the dimension that raises R^2 most, given those taken before.
 
     Exact, and without refits: what is left of every dimension and of E'y after the ones taken is
@@ -319,6 +200,7 @@ def forward_selection(statistics: Statistics, n_steps: int | None = None) -> Sel
     Args:
         statistics: of the full regression.
         n_steps: dimensions to take; None: all that are linearly independent.
+        until: R^2 at which to stop, if it is reached before.
     """
     d = statistics.d
     steps = d if n_steps is None else min(n_steps, d)
@@ -341,7 +223,16 @@ def forward_selection(statistics: Statistics, n_steps: int | None = None) -> Sel
         left -= column**2
         columns[:, step] = column
         open_[best] = False
+        if gains[: step + 1].sum() >= until * statistics.total:
+            return Selection(order[: step + 1], np.cumsum(gains[: step + 1]) / statistics.total)
     return Selection(order, np.cumsum(gains) / statistics.total)
+
+
+def dims_for_share(statistics: Statistics, share: float = 0.9) -> int:
+    """How many dimensions, chosen one by one, reach a share of the full R^2 (`count_for_share` of
+    their curve, without the rest of it)."""
+    goal = share * statistics.r2 * (1.0 - 1e-12)
+    return len(forward_selection(statistics, until=goal).order)
 
 
 def count_for_share(r2: Array, share: float = 0.9, full: float | None = None) -> int:
@@ -457,154 +348,3 @@ def _errors_by_prefix(train: Statistics, test: Statistics) -> Array:
     products = gram * np.outer(slopes, slopes)
     prefix = np.cumsum(2.0 * np.tril(products, -1).sum(1) + products.diagonal())
     return np.asarray(test.total - 2.0 * np.cumsum(slopes * cross) + prefix)
-
-
-# ----------------------------------------------------------------------------------- concentration
-
-
-@dataclass(frozen=True)
-class Concentration:
-    """How unequal the sizes of d slopes are, in one number each."""
-
-    gini: float
-    """Gini coefficient of the sizes: 0 if all are equal, 1 - 1/d if one holds all; 0.414 for
-    normally distributed slopes."""
-    participation_ratio: float
-    """(sum s^2)^2 / sum s^4: how many dimensions take part, 1 to d; about d / 3 if normal."""
-    top_1_percent: float
-    """Share of the sum of squares that the largest 1 % of dimensions hold (at least one)."""
-    top_10_percent: float
-    """The same for the largest 10 %."""
-
-    @classmethod
-    def of(cls, slopes: Array) -> "Concentration":
-        """Of slopes [d], of any sign."""
-        return cls(
-            gini(slopes),
-            participation_ratio(slopes),
-            top_share(slopes, 0.01),
-            top_share(slopes, 0.10),
-        )
-
-
-def gini(values: Array) -> float:
-    """Gini coefficient of the sizes of values [d], 0 to 1 - 1/d."""
-    sizes = np.sort(np.abs(values))
-    d = len(sizes)
-    return float((2.0 * np.arange(1, d + 1) - d - 1) @ sizes / (d * sizes.sum()))
-
-
-def participation_ratio(values: Array) -> float:
-    """(sum v^2)^2 / sum v^4 of values [d], 1 to d."""
-    squares = (values / np.abs(values).max()) ** 2
-    return float(squares.sum() ** 2 / (squares**2).sum())
-
-
-def top_share(values: Array, fraction: float) -> float:
-    """Share of the sum of squares that the largest fraction of values [d] holds, 0 to 1."""
-    squares = np.sort((values / np.abs(values).max()) ** 2)[::-1]
-    return float(squares[: max(1, round(fraction * len(squares)))].sum() / squares.sum())
-
-
-def overlap(first: Array, second: Array, k: int = 10) -> float:
-    """Share of the k largest entries (by size) of one vector that are also among the other's."""
-    k = min(k, len(first))
-    return len(set(top(first, k)) & set(top(second, k))) / k
-
-
-def top(values: Array, k: int) -> Order:
-    """[k] indices of the k largest entries by size, largest first."""
-    return np.argsort(-np.abs(values), kind="stable")[:k]
-
-
-# ---------------------------------------------------------------------------------------- controls
-
-
-def random_rotation(d: int, rng: np.random.Generator) -> Array:
-    """[d, d] orthogonal matrix, uniform by Haar's measure (Mezzadri 2007)."""
-    Q, R = np.linalg.qr(rng.normal(size=(d, d)))
-    return np.asarray(Q * np.sign(R.diagonal()))
-
-
-def rotated_slopes(slopes: Array, n_draws: int, rng: np.random.Generator) -> Array:
-    """[n_draws, d] slopes as they come out after random rotations of E.
-
-    A rotation of E turns the slopes with it, so that they become a vector of the same length in a
-    uniformly random direction.
-    """
-    draws = rng.normal(size=(n_draws, len(slopes)))
-    lengths = np.linalg.norm(draws, axis=1, keepdims=True)
-    return np.asarray(draws / lengths * np.linalg.norm(slopes))
-
-
-def random_direction_shares(variances: Array, n_draws: int, rng: np.random.Generator) -> Array:
-    """[n_draws, d] shares of R^2 that components hold when y lies along a random direction of E.
-
-    A slope that prefers no component gives each a share in proportion to its variance times a
-    chi-squared number, so that the first components lead whatever the direction. Every row sums
-    to one.
-    """
-    shares = variances * rng.chisquare(1, size=(n_draws, len(variances)))
-    return np.asarray(shares / shares.sum(1, keepdims=True))
-
-
-def gaussian_control(statistics: Statistics, rng: np.random.Generator) -> Statistics:
-    """Statistics as they would be if E were normal and y lay along a random direction of it.
-
-    E has the covariance of the real one, and y the same R^2; the direction prefers no component
-    and no dimension. What is sparse here is sparse for reasons of E's covariance alone. Drawn
-    without drawing E: its Gram matrix by Bartlett's decomposition (1933), the noise given that.
-    """
-    n, d, r2 = statistics.n, statistics.d, statistics.r2
-    bartlett = np.tril(rng.normal(size=(d, d)), -1)
-    bartlett += np.diag(np.sqrt(rng.chisquare(n - 1 - np.arange(d))))
-    root = linalg.cholesky(statistics.gram / (n - 1), lower=True) @ bartlett
-    signal = root.T @ rng.normal(size=d)
-    sd = np.sqrt((signal @ signal) * (1.0 / r2 - 1.0) / (n - 1))
-    seen = signal + sd * rng.normal(size=d)
-    unseen = sd**2 * rng.chisquare(n - 1 - d)
-    total = float(seen @ seen + unseen)
-    return Statistics(n, np.zeros(d), root @ root.T, 0.0, root @ seen, total)
-
-
-def shuffled_control(
-    design: Design, y: Matrix, *, n_shuffles: int = 20, seed: int = 0
-) -> list[Statistics]:
-    """Statistics with y in random order, which must show nothing."""
-    rng = np.random.default_rng(seed)
-    values = as_tensor(y).double().cpu().numpy()
-    return Statistics.of_many(
-        design, np.stack([rng.permutation(values) for _ in range(n_shuffles)], axis=1)
-    )
-
-
-# ------------------------------------------------------------------------------ draws of other text
-
-
-@dataclass(frozen=True)
-class Replicates:
-    """What draws of groups of text with replacement do to the fit."""
-
-    slopes: Array
-    """[B, d] slopes of every draw."""
-    r2: Array
-    """[B] R^2 of every draw."""
-    component_r: Array
-    """[B, d] correlation of every principal component with y in every draw."""
-
-
-def resample(
-    design: Design,
-    components: Components,
-    log_a_groups: Matrix,
-    group_sizes: Matrix,
-    *,
-    n_replicates: int = 200,
-    seed: int = 0,
-) -> Replicates:
-    """Fits -log a of every draw (see `regression.bootstrap_log_a`); E and its components stay."""
-    y = -bootstrap_log_a(log_a_groups, group_sizes, n_replicates=n_replicates, seed=seed)
-    fits = design.fit_many(y)
-    cross, total = design.moments(y)
-    lengths = np.sqrt(np.outer(components.variances * (design.n - 1), total))
-    return Replicates(fits.slopes.T, fits.r2, (components.directions.T @ cross / lengths).T)

@@ -72,6 +72,34 @@ def test_conversions_of_other_code_are_not_trusted(
     assert gguf_conversion.converted_path("0" * 64) != before
 
 
+def test_a_file_says_in_how_few_bits_it_holds_its_weights(own_cache: Path, tmp_path: Path) -> None:
+    assert models.load(gguf_file(tmp_path / "tiny.gguf")).quantisation == ""
+    body = {"blk.0.a.weight": 900, "blk.1.a.weight": 600, "blk.0.norm.weight": 4}
+    sizes = body | {"token_embd.weight": 50}
+    types = dict(zip(sizes, ("Q4_1", "Q6_K", "F32", "Q8_0"), strict=True))
+    assert gguf_conversion.stored_as(sizes, types) == "Q4_1 and Q6_K body, Q8_0 output embedding"
+    untied = types | {"output.weight": "F16"}
+    assert gguf_conversion.stored_as(sizes | {"output.weight": 50}, untied) == (
+        "Q4_1 and Q6_K body, F16 output embedding"
+    )
+    assert gguf_conversion.stored_as(sizes, dict.fromkeys(sizes, "BF16")) == ""
+
+
+def test_what_a_file_says_outlives_its_conversion(
+    own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gguf_conversion, "stored_as", lambda sizes, types: "Q4_1 body")
+    path = gguf_file(tmp_path / "tiny.gguf")
+    assert models.load(path).quantisation == models.load(path).quantisation == "Q4_1 body"
+
+
+def test_quantised_models_of_transformers_are_told_by_their_configuration() -> None:
+    config = tiny.model("tied").config
+    assert models.quantisation(config) == ""
+    config.quantization_config = {"quant_method": "gptq", "bits": 4}
+    assert models.quantisation(config) == "gptq, 4 bits"
+
+
 # ---------------------------------------------------------------------------------------- tokenizer
 
 
@@ -132,6 +160,11 @@ def test_the_first_token_is_the_files(own_cache: Path, tmp_path: Path, flag: boo
     lm = models.load(gguf_file(tmp_path / "tiny.gguf", more=more))
     assert lm.first_token == (0 if flag else None)
     assert models.load(tmp_path / "tiny.gguf").first_token == lm.first_token, "from the cache, too"
+
+
+@pytest.mark.real_model
+def test_the_real_model_is_known_to_be_quantised(real_lm: Any) -> None:
+    assert real_lm.quantisation == "Q4_1 body, Q8_0 output embedding"
 
 
 @pytest.mark.real_model

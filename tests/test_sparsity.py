@@ -7,21 +7,21 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+import rules
 import statsmodels.api as sm
 import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from scipy.spatial import distance
 from sklearn.linear_model import lasso_path as sklearn_lasso_path
-from statsmodels.stats.multitest import multipletests
 from test_notebooks import execute
 
-from probenc_support import regression, sparsity
+from probenc_support import concentration, regression, sparsity
 from probenc_support.errors import InputError
 from probenc_support.regression import Design
-from probenc_support.sparsity import Components, Concentration, Statistics
+from probenc_support.sparsity import Components, Statistics
 
-vectors = st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=40).filter(lambda v: any(v))
 problems = st.tuples(st.integers(2, 8), st.integers(30, 90), st.integers(0, 2**32 - 1))
 
 
@@ -104,7 +104,7 @@ def test_components_do_not_see_rotation_shift_or_order(shape):
     d, n, seed = shape
     E, y = problem(n, d, seed=seed)
     rng = np.random.default_rng(seed)
-    turn, order = sparsity.random_rotation(d, rng), rng.permutation(n)
+    turn, order = concentration.random_rotation(d, rng), rng.permutation(n)
 
     def sizes(E, y):
         found = statistics(E, y)
@@ -119,50 +119,10 @@ def test_components_do_not_see_rotation_shift_or_order(shape):
 
 def test_rotated_statistics_are_those_of_the_rotated_embedding():
     E, y = problem()
-    turn = sparsity.random_rotation(7, np.random.default_rng(1))
+    turn = concentration.random_rotation(7, np.random.default_rng(1))
     ours, direct = statistics(E, y).rotated(turn), statistics(E @ turn, y)
     for name in ("mean", "gram", "cross", "slopes", "r2", "correlation"):
         np.testing.assert_allclose(getattr(ours, name), getattr(direct, name), rtol=1e-7, atol=1e-7)
-
-
-# ----------------------------------------------------------------------------------- correlations
-
-
-@pytest.mark.parametrize("d", [1, 70])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("digits", [8, 0])
-def test_rank_correlation_equals_scipy_with_and_without_ties(digits, dtype, d):
-    E, y = problem(n=200, d=70)
-    E, y = np.round(E, digits).astype(dtype)[:, :d], np.round(y, digits)
-    assert digits or (np.signbit(E) & (E == 0.0)).any(), "zeros of both signs are one value"
-    ours = sparsity.spearman(E, y)
-    np.testing.assert_allclose(ours, [stats.spearmanr(c, y).statistic for c in E.T], atol=1e-12)
-    assert (len(np.unique(E[:, 0])) < 100) == (digits == 0)
-
-
-def test_intervals_and_p_values_equal_scipy_and_statsmodels():
-    E, y = problem(n=60)
-    found = sparsity.infer(statistics(E, y).correlation, len(y))
-    for k, column in enumerate(E.T):
-        theirs = stats.pearsonr(column, y)
-        interval = theirs.confidence_interval()
-        np.testing.assert_allclose([found.low[k], found.high[k]], interval, rtol=1e-9)
-        np.testing.assert_allclose(found.p[k], theirs.pvalue, rtol=1e-8)
-    calls, adjusted, _, _ = multipletests(found.p, method="fdr_bh")
-    np.testing.assert_allclose(found.q, adjusted, rtol=1e-12)
-    np.testing.assert_array_equal(found.significant(), calls)
-
-
-@pytest.mark.parametrize("ranks", [False, True])
-def test_intervals_cover_the_truth_as_often_as_they_say(ranks):
-    rng, rho, n = np.random.default_rng(0), 0.6, 80
-    truth = 6.0 / np.pi * np.arcsin(rho / 2.0) if ranks else rho
-    x = rng.normal(size=(n, 1000))
-    y = rho * x + np.sqrt(1.0 - rho**2) * rng.normal(size=x.shape)
-    oracle = stats.spearmanr if ranks else stats.pearsonr
-    r = np.array([oracle(a, b).statistic for a, b in zip(x.T, y.T, strict=True)])
-    found = sparsity.infer(r, n, ranks=ranks)
-    assert abs(((found.low < truth) & (truth < found.high)).mean() - 0.95) < 0.02
 
 
 # --------------------------------------------------------------------------- explained share
@@ -211,6 +171,24 @@ def test_no_order_starts_better_than_forward_selection(shape):
     assert chosen.r2[0] >= other[0] - 1e-12
     assert chosen.r2[-1] == pytest.approx(other[-1], abs=1e-10)
     np.testing.assert_allclose(sparsity.cumulative_r2(found, chosen.order), chosen.r2, atol=1e-10)
+
+
+@settings(max_examples=30, deadline=None)
+@given(problems, st.floats(0.05, 1.0))
+def test_a_share_is_reached_as_early_without_the_rest_of_the_curve(shape, share):
+    d, n, seed = shape
+    found = statistics(*problem(n, d, seed=seed))
+    whole = sparsity.count_for_share(sparsity.forward_selection(found).r2, share)
+    assert abs(sparsity.dims_for_share(found, share) - whole) <= (share > 1 - 1e-9)
+
+
+def test_agreement_of_directions_is_that_of_their_fitted_values():
+    E, y = problem()
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(size=(2, 7))
+    cosine, correlation = statistics(E, y).agreement(first, second)
+    assert correlation == pytest.approx(stats.pearsonr(E @ first, E @ second).statistic, abs=1e-10)
+    assert cosine == pytest.approx(1.0 - distance.cosine(first, second), abs=1e-12)
 
 
 def test_count_for_share():
@@ -270,154 +248,6 @@ def test_held_out_curve_of_noise_is_not_positive():
     assert sparsity.forward_selection(statistics(E, y)).r2[-1] > 0.0
 
 
-# ----------------------------------------------------------------------------------- concentration
-
-
-@settings(max_examples=100, deadline=None)
-@given(vectors, st.floats(0.1, 10.0), st.randoms())
-def test_concentration_knows_neither_scale_sign_nor_order(values, scale, random):
-    v = np.array(values)
-    turned = list(-scale * v)
-    random.shuffle(turned)
-    ours, again = Concentration.of(v), Concentration.of(np.array(turned))
-    assert ours.gini == pytest.approx(again.gini, abs=1e-9)
-    assert ours.participation_ratio == pytest.approx(again.participation_ratio, rel=1e-6)
-    assert ours.top_10_percent == pytest.approx(again.top_10_percent, abs=1e-9)
-    assert -1e-12 <= ours.gini <= 1.0 - 1.0 / len(v) + 1e-12
-    assert 1.0 - 1e-12 <= ours.participation_ratio <= len(v) + 1e-9
-    assert ours.top_1_percent <= ours.top_10_percent <= 1.0 + 1e-12
-    pairs = np.abs(np.abs(v)[:, None] - np.abs(v)[None])
-    assert ours.gini == pytest.approx(pairs.mean() / (2.0 * np.abs(v).mean()), abs=1e-9)
-
-
-def test_concentration_at_its_ends():
-    even, single = Concentration.of(np.full(50, -2.0)), Concentration.of(np.eye(50)[3])
-    assert (even.gini, even.participation_ratio) == pytest.approx((0.0, 50.0))
-    assert (even.top_1_percent, even.top_10_percent) == pytest.approx((0.02, 0.1))
-    assert (single.gini, single.participation_ratio) == pytest.approx((0.98, 1.0))
-    assert single.top_1_percent == 1.0
-    normal = Concentration.of(np.random.default_rng(0).normal(size=200_000))
-    assert normal.gini == pytest.approx(np.sqrt(2.0) - 1.0, abs=2e-3)
-    assert normal.participation_ratio == pytest.approx(200_000 / 3, rel=0.02)
-
-
-def test_overlap_counts_shared_leaders():
-    first, second = np.array([5.0, -4.0, 3.0, 0.0, 0.1]), np.array([-9.0, 0.0, 8.0, 7.0, 0.1])
-    assert sparsity.top(first, 3).tolist() == [0, 1, 2]
-    assert sparsity.overlap(first, second, 3) == pytest.approx(2 / 3)
-    assert sparsity.overlap(first, first, 10) == 1.0
-
-
-# ---------------------------------------------------------------------------------------- controls
-
-
-def sparse_problem(n=2000, d=40):
-    """y hangs on two raw dimensions of an E whose columns are independent."""
-    rng = np.random.default_rng(0)
-    E = rng.normal(size=(n, d))
-    return E, 2.0 * E[:, 3] - E[:, 8] + 0.5 * rng.normal(size=n)
-
-
-def test_planted_sparsity_is_found_and_a_rotation_takes_it_away():
-    found = statistics(*sparse_problem())
-    chosen = sparsity.forward_selection(found)
-    assert chosen.order[:2].tolist() == [3, 8]
-    assert sparsity.count_for_share(chosen.r2) == 2
-    rng = np.random.default_rng(1)
-    turned = found.rotated(sparsity.random_rotation(40, rng))
-    assert turned.r2 == pytest.approx(found.r2, abs=1e-10)
-    assert sparsity.count_for_share(sparsity.forward_selection(turned).r2) > 10
-    ginis = [sparsity.gini(s) for s in sparsity.rotated_slopes(found.slopes, 500, rng)]
-    assert sparsity.gini(found.slopes) > 0.8 > max(ginis)
-
-
-def test_rotated_slopes_are_distributed_like_slopes_after_rotations():
-    found = statistics(*sparse_problem())
-    rng = np.random.default_rng(2)
-    short = sparsity.rotated_slopes(found.slopes, 400, rng)
-    long = [found.rotated(sparsity.random_rotation(40, rng)).slopes for _ in range(200)]
-    np.testing.assert_allclose(
-        np.linalg.norm(short, axis=1), np.linalg.norm(found.slopes), rtol=1e-12
-    )
-    ginis = [[sparsity.gini(s) for s in slopes] for slopes in (short, long)]
-    assert stats.ks_2samp(*ginis).pvalue > 0.01
-
-
-def test_rotations_are_orthogonal_and_uniform():
-    rng = np.random.default_rng(0)
-    turns = np.stack([sparsity.random_rotation(3, rng) for _ in range(2000)])
-    np.testing.assert_allclose(
-        turns @ turns.transpose(0, 2, 1), np.eye(3)[None].repeat(2000, 0), atol=1e-12
-    )
-    assert stats.kstest(turns[:, 0, 0], "uniform", args=(-1.0, 2.0)).pvalue > 0.01
-
-
-def test_gaussian_control_is_distributed_like_drawn_embeddings():
-    """Against the long way: E drawn row by row, y along a drawn direction, plus noise."""
-    E, y = problem(n=120, d=4)
-    found = statistics(E, y)
-    rng = np.random.default_rng(3)
-    root = np.linalg.cholesky(found.gram / (found.n - 1))
-
-    def long():
-        drawn = rng.normal(size=(120, 4)) @ root.T
-        signal = drawn @ rng.normal(size=4)
-        noise = np.sqrt(signal.var(ddof=1) * (1.0 / found.r2 - 1.0))
-        return statistics(drawn, signal + noise * rng.normal(size=120))
-
-    shorts = [sparsity.gaussian_control(found, rng) for _ in range(400)]
-    longs = [long() for _ in range(400)]
-    for measure in (
-        lambda s: s.r2,
-        lambda s: s.gram[0, 0],
-        lambda s: np.linalg.slogdet(s.gram)[1],
-        lambda s: np.abs(Components.of(s).express(s).correlation[0]),
-        lambda s: np.abs(s.correlation).max(),
-        lambda s: np.log(s.total),
-    ):
-        pair = [[measure(s) for s in draws] for draws in (shorts, longs)]
-        assert stats.ks_2samp(*pair).pvalue > 1e-3
-    assert np.mean([s.r2 for s in shorts]) == pytest.approx(found.r2, abs=0.02)
-
-
-def test_shares_of_a_random_direction():
-    E, y = problem(n=4000)
-    found = statistics(E, y)
-    rng = np.random.default_rng(4)
-    components = Components.of(found)
-    short = sparsity.random_direction_shares(components.variances, 500, rng)
-    np.testing.assert_allclose(short.sum(1), 1.0, rtol=1e-12)
-    planted = [E @ rng.normal(size=7) for _ in range(200)]
-    long = [components.express(statistics(E, v)).correlation[0] ** 2 for v in planted]
-    assert stats.ks_2samp(short[:, 0], long).pvalue > 0.01
-
-
-def test_shuffled_y_shows_nothing():
-    E, y = sparse_problem()
-    shuffled = sparsity.shuffled_control(Design.of(E), y, n_shuffles=30)
-    calls = [sparsity.infer(s.correlation, s.n).significant().sum() for s in shuffled]
-    assert np.mean(np.array(calls) > 0) < 0.2
-    assert np.mean([s.r2 for s in shuffled]) == pytest.approx(40 / 1999, abs=0.004)
-    assert sparsity.infer(statistics(E, y).correlation, len(y)).significant()[[3, 8]].all()
-
-
-def test_resampled_texts():
-    E, y = problem(n=200)
-    design = Design.of(E)
-    groups = -y + 0.1 * np.random.default_rng(0).normal(size=(16, 200))
-    found = Statistics.of(design, -regression.log_mean_exp(groups, np.ones(16)))
-    components = Components.of(found)
-    draws = sparsity.resample(design, components, groups, np.ones(16), n_replicates=50, seed=1)
-    y3 = -regression.bootstrap_log_a(groups, np.ones(16), n_replicates=50, seed=1)[:, 3]
-    third = Statistics.of(design, y3)
-    np.testing.assert_allclose(draws.slopes[3], third.slopes, rtol=1e-8)
-    np.testing.assert_allclose(draws.r2[3], third.r2, rtol=1e-10)
-    np.testing.assert_allclose(
-        draws.component_r[3], components.express(third).correlation, rtol=1e-8, atol=1e-10
-    )
-    np.testing.assert_allclose((draws.component_r**2).sum(1), draws.r2, rtol=1e-9)
-
-
 def test_impossible_questions_are_refused():
     E, y = problem()
     nearly = np.c_[E, E[:, 0] + 1e-9 * np.random.default_rng(0).normal(size=len(y))]
@@ -440,6 +270,17 @@ CONTRACT = {
     "gini_abs_slope_rotated",
     "participation_ratio_slope",
     "n_dims_significant_bh",
+    "n_dims_significant_tokens",
+    "spread_minus_log_a",
+    "top3_excess",
+    "top3_excess_low",
+    "top3_excess_shuffled",
+    "gini_excess",
+    "gini_excess_high",
+    "gini_excess_shuffled",
+    "n_dims_90_ratio",
+    "n_dims_90_ratio_high",
+    "r2_last_tenth_pcs_rerounded",
     "top10_dims_overlap_corpora",
 }
 
@@ -459,7 +300,7 @@ def run_notebook(folder, model, corpus, **parameters):
     outputs = [o for c in page.cells if c.cell_type == "code" for o in c.outputs]
     assert not [o for o in outputs if o.output_type == "error"]
     pages = " ".join(o.get("data", {}).get("text/html", "") for o in outputs)
-    for name in ("pca", "correlations", "cumulative", "slopes", "dimensions", "late"):
+    for name in ("pca", "correlations", "cumulative", "slopes", "dimensions", "late", "rounding"):
         assert f'id="fig-{name}"' in pages
     return metrics, tables
 
@@ -472,6 +313,7 @@ def test_notebook_end_to_end(tmp_path, text_file, style, eval_corpus):
         n_bootstrap=20, n_controls=5,
     )  # fmt: skip
     components, dimensions = tables["components"], tables["dimensions"]
+    rules.check_run_of_a_null_model("02_sparsity", metrics)
     assert len(components) == len(dimensions) == tiny.WIDTH
     assert metrics["n_vocab"] == tiny.VOCABULARY
     full = metrics["r2"]
@@ -483,6 +325,9 @@ def test_notebook_end_to_end(tmp_path, text_file, style, eval_corpus):
     assert 1 <= metrics["n_pcs_90"] <= metrics["n_pcs_90_by_variance"] <= tiny.WIDTH
     assert metrics["n_dims_90"] <= metrics["n_dims_90_by_slope"] <= tiny.WIDTH
     assert metrics["gini_abs_slope_rotated"] == pytest.approx(np.sqrt(2.0) - 1.0, abs=0.05)
+    difference = metrics["gini_abs_slope"] - metrics["gini_abs_slope_rotated"]
+    assert metrics["gini_excess"] == pytest.approx(difference, abs=1e-12)
+    assert metrics["n_dims_90_ratio"] == metrics["n_dims_90"] / metrics["n_dims_90_rotated"]
 
 
 @pytest.mark.real_model
@@ -498,7 +343,7 @@ def test_identities_and_sparsity_of_a_real_embedding(real_lm, real_detection):
     chosen = E[:, forward.order[:40].tolist()].double().numpy()
     assert forward.r2[39] == pytest.approx(refit(chosen, y.numpy()), abs=1e-10)
     rng = np.random.default_rng(0)
-    random = sparsity.random_direction_shares(components.variances, 500, rng)[:, :3].sum(1)
+    random = concentration.random_direction_shares(components.variances, 500, rng)[:, :3].sum(1)
     assert curve[2] / full > np.quantile(random, 0.975)
-    rotated = [sparsity.gini(s) for s in sparsity.rotated_slopes(found.slopes, 200, rng)]
-    assert sparsity.gini(found.slopes) > 1.2 * np.mean(rotated)
+    rotated = [concentration.gini(s) for s in concentration.rotated_slopes(found.slopes, 200, rng)]
+    assert concentration.gini(found.slopes) > 1.2 * np.mean(rotated)

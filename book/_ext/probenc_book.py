@@ -12,12 +12,13 @@ from typing import Any
 
 import yaml
 from docutils import nodes
-from probenc_html import ROOT, RUNS, all_runs, configuration, in_order, link_to, raw
+from probenc_html import ROOT, RUNS, all_runs, configuration, in_order, link_to, link_to_figure, raw
 from probenc_pages import add_to_page, copy_files, launch, leave_out_damaged
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from probenc_support import claims, execute, matrix, models, run_files
+from probenc_support.paper_figures import PAPER_FIGURES, Place
 from probenc_support.rule_book import CLAIMS
 from probenc_support.verdicts import ABSENT, badge, evidence, marked, table_of, with_interval
 
@@ -70,13 +71,11 @@ class Claims(BookDirective):
 
     def _figures(self, claim: claims.Claim, findings: list[claims.Finding]) -> str:
         notebook, name = claim.figure
-        links = []
-        for finding in findings:
-            page = RUNS / finding.model / f"{notebook}.html"
-            source = ROOT / page.with_suffix(".ipynb")
-            if notebook and source.is_file() and not run_files.damage(source):
-                anchor = name if f'id=\\"{name}\\"' in source.read_text(encoding="utf-8") else ""
-                links.append(self.link(page, finding.model, anchor))
+        found = (
+            link_to_figure(self.env.docname, finding.model, notebook, name, finding.model)
+            for finding in findings
+        )
+        links = [link for link in found if link]
         return f"<p>See the figure: {', '.join(links)}</p>" if links else ""
 
 
@@ -350,6 +349,30 @@ class CiteBox(BookDirective):
         return [block]
 
 
+class PaperFigures(BookDirective):
+    """Every figure of the paper, and where the book answers it."""
+
+    def content_nodes(self) -> list[nodes.Node]:
+        names = in_order(run.model for run in all_runs())
+        rows = [
+            [
+                html.escape(figure.shows),
+                html.escape(", ".join(figure.models)) or ABSENT,
+                "<br>".join(self._place(place, names) for place in figure.places),
+                html.escape(figure.missing),
+            ]
+            for figure in PAPER_FIGURES
+        ]
+        heads = ["figure of the paper", "its models", "here", "what is not here, and why"]
+        return [raw(table_of(heads, rows, label="Figures of the paper"))]
+
+    def _place(self, place: Place, names: list[str]) -> str:
+        page = self.env.docname
+        links = [link_to_figure(page, name, place.notebook, place.figure, name) for name in names]
+        where = ", ".join(link for link in links if link) or "not run"
+        return f"{html.escape(place.shows)}: {where}"
+
+
 class LaunchLinks(BookDirective):
     """Colab and Binder links for every notebook."""
 
@@ -407,4 +430,5 @@ DIRECTIVES: dict[str, type[BookDirective]] = {
     "benchmarks": Benchmarks,
     "cite-box": CiteBox,
     "launch-links": LaunchLinks,
+    "figures-of-the-paper": PaperFigures,
 }

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import yaml
 from docutils import nodes
 
-from probenc_support import claims, execute, matrix
+from probenc_support import claims, execute, matrix, run_files
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = execute.RUNS
@@ -46,6 +46,18 @@ def link_to(env_docname: str, target: Path, words: str, anchor: str = "") -> str
     base = Path(env_docname).parent
     href = quote(os.path.relpath(target, base)) + (f"#{anchor}" if anchor else "")
     return f'<a class="reference internal" href="{href}">{words}</a>'
+
+
+def link_to_figure(env_docname: str, model: str, notebook: str, name: str, words: str) -> str:
+    """A link to a figure on the page of a run; to the page, and words that say so, where the page
+    has no such figure; empty where there is no such page."""
+    page = RUNS / model / f"{notebook}.html"
+    source = ROOT / page.with_suffix(".ipynb")
+    if not notebook or not source.is_file() or run_files.damage(source):
+        return ""
+    if f'id=\\"{name}\\"' in source.read_text(encoding="utf-8"):
+        return link_to(env_docname, page, words, name)
+    return f"{link_to(env_docname, page, words)} (the page has no such figure)"
 
 
 def raw(text: str) -> nodes.raw:

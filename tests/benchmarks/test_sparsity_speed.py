@@ -17,9 +17,10 @@ import pytest
 import statsmodels.api as sm
 from sklearn.decomposition import PCA
 
-from probenc_support import sparsity
+from probenc_support import concentration, correlations, sparsity
+from probenc_support.concentration import Concentration
 from probenc_support.regression import Design
-from probenc_support.sparsity import Components, Concentration, Statistics
+from probenc_support.sparsity import Components, Statistics
 
 V, D = 50_257, 1_600
 STEPS = (3, 100, 1_600)
@@ -66,17 +67,17 @@ def whole_analysis(E, y):
     components = Components.of(statistics)
     expressed = components.express(statistics)
     for basis in (statistics, expressed):
-        sparsity.infer(basis.correlation, V)
+        correlations.infer(basis.correlation, V)
     for X in (E, components.scores(E)):
-        sparsity.infer(sparsity.spearman(X, y), V, ranks=True)
-    sparsity.cumulative_r2(statistics, sparsity.top(fit.slopes, D))
+        correlations.spearman(X, y)
+    sparsity.cumulative_r2(statistics, concentration.top(fit.slopes, D))
     sparsity.forward_selection(statistics)
     sparsity.lasso_path(statistics)
     Concentration.of(fit.slopes)
-    turned = statistics.rotated(sparsity.random_rotation(D, rng))
+    turned = statistics.rotated(concentration.random_rotation(D, rng))
     sparsity.forward_selection(turned)
-    sparsity.forward_selection(sparsity.gaussian_control(statistics, rng))
-    sparsity.shuffled_control(design, y)
+    sparsity.forward_selection(concentration.gaussian_control(statistics, rng))
+    concentration.shuffled_control(design, y)
     return sparsity.component_shares(expressed.correlation)[0][[k - 1 for k in STEPS]]
 
 
