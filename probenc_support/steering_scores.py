@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from probenc_support import steering
+from probenc_support.errors import InputError
 from probenc_support.inference import Detection
 from probenc_support.models import LanguageModel
 from probenc_support.steering import Effects
@@ -30,6 +31,55 @@ CLASSES: Mapping[str, str] = {
     "likely": "likely: a > exp(-10)",
 }
 """Classes of tokens; the last two overlap."""
+
+
+_PARAMETERS = {"ood": "eval_corpus", "near": "near_corpus"}
+
+
+def judging_texts(named: Mapping[str, str], calibration: Sequence[str]) -> dict[str, str]:
+    """The corpora that judge, by domain (`ood`, `near`), without those that are not given.
+
+    Args:
+        named: corpus or an empty text, by domain.
+        calibration: corpora that a direction is fitted on.
+
+    Raises:
+        InputError: one is a calibration corpus as well, or stands for both domains.
+    """
+    given = {domain: corpus for domain, corpus in named.items() if corpus}
+    for domain, corpus in given.items():
+        if corpus in calibration:
+            raise InputError(
+                f"{corpus!r} is both {_PARAMETERS[domain]} and a calibration corpus; what a "
+                "direction was fitted on cannot judge it, so take it out of one of them."
+            )
+    if len(set(given.values())) < len(given):
+        raise InputError(
+            f"{given['near']!r} is both eval_corpus and near_corpus; leave near_corpus empty."
+        )
+    return given
+
+
+def two_samples(log_a: Tensor, tokens: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Two samples of n tokens, each spread over the ranking, that have none in common.
+
+    What is chosen on the second is judged on the first. The second is smaller where no more are
+    left.
+
+    Args:
+        log_a: [V] nats; tokens: [m] ids to draw from.
+
+    Raises:
+        InputError: the first would take all tokens.
+    """
+    judged = steering.over_the_ranking(log_a, tokens, n)
+    rest = tokens[~torch.isin(tokens, judged)]
+    if not len(rest):
+        raise InputError(
+            f"n_tokens is {n}, and there are {len(tokens)} tokens: leave some to choose on, "
+            "half of them for instance."
+        )
+    return judged, steering.over_the_ranking(log_a, rest, n)
 
 
 def token_classes(log_a: Tensor, counts: Tensor, tokens: Tensor) -> dict[str, Tensor]:

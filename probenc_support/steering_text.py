@@ -12,7 +12,9 @@ from probenc_support.models import LanguageModel
 from probenc_support.steering_scores import Interval
 
 
-def frequent_words(lm: LanguageModel, log_a: Tensor, n: int = 8, *, at_most: float = 0.01) -> Tensor:
+def frequent_words(
+    lm: LanguageModel, log_a: Tensor, n: int = 8, *, at_most: float = 0.01
+) -> Tensor:
     """[n] ids of the likeliest whole words (a space and letters) below a mean probability.
 
     Where a vocabulary has fewer words among its 2,000 likeliest tokens, its likeliest tokens.

@@ -9,6 +9,7 @@ import torch
 from test_steering import detection_of, random_positions, some_ids
 
 from probenc_support import steering, steering_scores
+from probenc_support.errors import InputError
 from probenc_support.moments import Moments
 from probenc_support.steering_scores import Edit, Interval, Judged, TwoWay
 
@@ -54,7 +55,7 @@ def test_each_draw_is_the_score_of_the_drawn_tokens_on_the_drawn_documents() -> 
     errors = draws.errors(before, found.sums[:, 0], step, scored)
     for b in range(20):
         rows = torch.cat(
-            [(GROUP == i).nonzero()[:, 0].repeat(int(n)) for i, n in enumerate(draws.groups[b])]
+            [(i == GROUP).nonzero()[:, 0].repeat(int(n)) for i, n in enumerate(draws.groups[b])]
         )
         columns = torch.arange(50).repeat_interleave(draws.tokens[b].long() * scored)
         part = log_p[rows][:, columns]
@@ -77,7 +78,9 @@ def test_an_interval_over_tokens_alone_misses_that_documents_differ() -> None:
     assert width(p, p * factor) > 0.2
     one = torch.ones(1, 1, dtype=torch.float64)
     alone = TwoWay(draws.tokens, one.expand(400, -1))
-    whole = alone.errors(alone.log_sums(p.sum(0)[:, None]), (p * factor).sum(0)[:, None], -3, scored)
+    whole = alone.errors(
+        alone.log_sums(p.sum(0)[:, None]), (p * factor).sum(0)[:, None], -3, scored
+    )
     assert float(whole.max() - whole.min()) < 1e-12
 
 
@@ -154,6 +157,31 @@ def test_a_ratio_is_paired() -> None:
     scores = [found.score(name, 20.0).mae for name in ("along", "logit_bias")]
     assert ratio.value == pytest.approx(scores[0] / scores[1])
     assert ratio.low <= ratio.value <= ratio.high
+
+
+# ---------------------------------------------------------------------------- what judges, on what
+
+
+def test_what_a_direction_is_chosen_on_does_not_judge_it() -> None:
+    log_a = torch.randn(100, dtype=torch.float64)
+    tokens = torch.arange(5, 95)
+    for n in (10, 60):
+        judged, choosing = steering_scores.two_samples(log_a, tokens, n)
+        assert len(judged) == n
+        assert len(choosing) == min(n, 90 - n)
+        assert not set(judged.tolist()) & set(choosing.tolist())
+        assert set(choosing.tolist()) < set(tokens.tolist())
+    with pytest.raises(InputError, match="leave some to choose on"):
+        steering_scores.two_samples(log_a, tokens, 90)
+
+
+def test_a_corpus_judges_or_is_fitted_on() -> None:
+    named = {"ood": "a", "near": ""}
+    assert steering_scores.judging_texts(named, ["b"]) == {"ood": "a"}
+    with pytest.raises(InputError, match="both near_corpus and a calibration corpus"):
+        steering_scores.judging_texts({"ood": "", "near": "b"}, ["b"])
+    with pytest.raises(InputError, match="both eval_corpus and near_corpus"):
+        steering_scores.judging_texts({"ood": "a", "near": "a"}, [])
 
 
 # ------------------------------------------------------------------------------------------ classes
