@@ -98,7 +98,7 @@ def best_member(errors: pd.DataFrame) -> Omega:
     usable = errors[errors["share"].map(math.isfinite)]
     if usable.empty:
         raise InputError("No member of the paper's family of edits could be scored on this text.")
-    first = usable.loc[usable["share"].idxmin()]
+    first = usable.sort_values("share", kind="stable").iloc[0]
     return Omega(int(first["k"]), int(first["power"]))
 
 

@@ -51,7 +51,7 @@ def steered_sample(
     Returns:
         The sample, and the steps [K].
     """
-    wanted = {int(token): scale for token in tokens}
+    wanted: dict[str | int, float] = {int(token): scale for token in tokens}
     for solve in (True, False) if exact else (False,):
         try:
             with steering.steer(
