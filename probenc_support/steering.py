@@ -46,22 +46,27 @@ _NEGLIGIBLE = 1e-10
 # -------------------------------------------------------------------------------------- directions
 
 
-def paper_direction(slopes: Tensor, k: int = 10) -> Tensor:
-    """[d] the paper's edit: -Omega / A on the k dimensions of steepest slope, 1/k on each.
+def paper_direction(slopes: Tensor, k: int = 10, *, power: int = 0) -> Tensor:
+    """[d] the paper's edit: -Omega / A, with Omega on the k dimensions of steepest slope.
 
     Args:
         slopes: [d] the fitted A, in nats per unit of E.
         k: dimensions that are moved; d moves all of them.
+        power: Omega is in proportion to |A|^power and sums to one. 0: 1/k on each. With 2 and all
+            dimensions the edit is `min_norm`.
 
     Raises:
-        InputError: k is not between 1 and d.
+        InputError: k is not between 1 and d, or power is below zero.
     """
     A = torch.as_tensor(slopes, dtype=torch.float64)
     if not 1 <= k <= len(A):
         raise InputError(f"k is {k}; it counts dimensions, so give 1 to {len(A)}.")
+    if power < 0:
+        raise InputError(f"power is {power}; weights that grow with the slopes need 0 or more.")
     steepest = A.abs().topk(k).indices
+    size = A[steepest].abs() / A.abs().max()
     vector = torch.zeros_like(A)
-    vector[steepest] = -1.0 / (k * A[steepest])
+    vector[steepest] = -(size**power) / (size**power).sum() / A[steepest]
     return vector
 
 
@@ -312,6 +317,8 @@ class Effects:
     """[K, S] Jensen-Shannon divergence, nats, at most log 2"""
     top_changed: Tensor
     """[K, S] share of positions whose most probable token changes; NaN without `top`"""
+    sums: Tensor
+    """[K, S, G] sum of the token's new probability over the positions of each group of text"""
 
 
 @_one_thread()
@@ -322,6 +329,7 @@ def effects(
     *,
     tokens: Tensor | None = None,
     top: TopTwo | None = None,
+    group: Tensor | None = None,
 ) -> Effects:
     """Exact effects of edits of single tokens, in closed form: O(N) an edit once log_p is there.
 
@@ -334,14 +342,24 @@ def effects(
         steps: [K, S] how far each token goes along v; the linear rule has log r in every row.
         tokens: [K] int64 and
         top: of the same N positions: count changes of the top token.
+        group: [N] int64 group of each position, never decreasing, such as `Detection.group`; by
+            default all are one.
     """
+    group = torch.zeros(len(log_p), dtype=torch.int64) if group is None else group
     parts = []
     for own in _columns(log_p):
         block = log_p[:, own].contiguous()
-        values = _effects(block, g, steps[own])
+        log_scale, kl, js, sums = _effects(block, g, steps[own], group)
         names = None if tokens is None else tokens[own]
-        parts.append((*values, _top_changed(top, names, block, g, steps[own])))
+        changed = _top_changed(top, names, block, g, steps[own])
+        parts.append((log_scale, kl, js, changed, sums))
     return Effects(*(torch.cat(values) for values in zip(*parts, strict=True)))
+
+
+def sums_by_group(values: Tensor, group: Tensor) -> Tensor:
+    """[G, ...] sums of values [N, ...] over runs of equal `group` [N], which never decreases."""
+    sizes = group.unique_consecutive(return_counts=True)[1]
+    return torch.segment_reduce(values, "sum", lengths=sizes, axis=0)
 
 
 def _columns(log_p: Tensor) -> Iterator[slice]:
@@ -350,17 +368,21 @@ def _columns(log_p: Tensor) -> Iterator[slice]:
     return (slice(start, start + width) for start in range(0, log_p.shape[1], width))
 
 
-def _effects(log_p: Tensor, g: Tensor, steps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Log scale, KL and JS, each [K, S]."""
+def _effects(
+    log_p: Tensor, g: Tensor, steps: Tensor, group: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Log scale, KL and JS, each [K, S], and the sums of new probabilities [K, S, G]."""
     p, q = log_p.exp(), -torch.expm1(log_p)
-    found = [_effect(p, q, g[:, None] * step) for step in steps.T]
-    new, kl, js = (torch.stack(values, dim=1) for values in zip(*found, strict=True))
+    found = [_effect(p, q, g[:, None] * step, group) for step in steps.T]
+    sums, kl, js = (torch.stack(values, dim=1) for values in zip(*found, strict=True))
     kl = kl - (g @ p)[:, None] * steps / len(p)
-    return (new / p.mean(dim=0)[:, None]).log(), kl.clamp(min=0.0), js.clamp(0.0, math.log(2))
+    log_scale = (sums.sum(dim=2) / p.sum(dim=0)[:, None]).log()
+    return log_scale, kl.clamp(min=0.0), js.clamp(0.0, math.log(2)), sums
 
 
-def _effect(p: Tensor, q: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Means over positions of p', log Z' / Z and JS, where logits of probability p move by u.
+def _effect(p: Tensor, q: Tensor, u: Tensor, group: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums of p' [K, G], and means over positions of log Z' / Z and of JS, each [K], where logits
+    of probability p move by u.
 
     With z = Z' / Z = 1 + p (e^u - 1) and s = p' / p = e^u / z, the Jensen-Shannon divergence of the
     two coins is log 2 + [p' log s + q log z - (p + p') log(1 + s) - (q + q') log(1 + z)] / 2.
@@ -373,7 +395,7 @@ def _effect(p: Tensor, q: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     s = (1 + w) / z
     js = new * (u - log_z) + q * log_z
     js -= (p + new) * torch.log1p(s) + (1 + q - new) * torch.log1p(z)
-    return new.mean(dim=0), log_z.mean(dim=0), math.log(2) + js.mean(dim=0) / 2
+    return sums_by_group(new, group).T, log_z.mean(dim=0), math.log(2) + js.mean(dim=0) / 2
 
 
 def _top_changed(
@@ -561,41 +583,7 @@ def _lots(ids: Tensor) -> Tensor:
     return ids * 2_654_435_761 % 2**32
 
 
-# ----------------------------------------------------------------------------------------- scoring
-
-
-@dataclass(frozen=True)
-class Score:
-    """How far edits of many tokens ended from one wanted scale."""
-
-    mae: float
-    """Mean absolute error of log scale, nats; NaN if no token was in reach"""
-    low: float
-    """2.5 % quantile of it when tokens are drawn with replacement"""
-    high: float
-    """97.5 % quantile"""
-    bias: float
-    """Mean error: below zero where the edits moved too little (for scales above one)"""
-    n: int
-    """Tokens scored"""
-    n_out_of_reach: int
-    """Tokens left out, since their wanted mean probability would pass one half"""
-
-
-def score(
-    log_scale: Tensor, wanted: float, reachable: Tensor, *, draws: int = 1000, seed: int = 0
-) -> Score:
-    """The score of achieved log scales [K] for one `wanted` log scale, over `reachable` [K]."""
-    usable = reachable & log_scale.isfinite()
-    error = (log_scale - wanted)[usable].numpy()
-    left_out = int((~reachable).sum())
-    if not len(error):
-        return Score(math.nan, math.nan, math.nan, math.nan, 0, left_out)
-    rng = np.random.default_rng(seed)
-    drawn = np.abs(error)[rng.integers(len(error), size=(draws, len(error)))].mean(axis=1)
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    mae = float(np.abs(error).mean())
-    return Score(mae, float(low), float(high), float(error.mean()), len(error), left_out)
+# ------------------------------------------------------------------------------ theory, and a check
 
 
 def expected_log_scale(

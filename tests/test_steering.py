@@ -604,17 +604,6 @@ def test_the_second_order_expectation_is_exact_for_normal_hidden_states() -> Non
     assert abs(float(found) - first_order) > 0.02
 
 
-def test_a_score_leaves_out_what_is_out_of_reach() -> None:
-    log_scale = torch.tensor([1.1, 0.8, -5.0, math.nan], dtype=torch.float64)
-    reachable = torch.tensor([True, True, False, True])
-    found = steering.score(log_scale, 1.0, reachable)
-    assert found.mae == pytest.approx(0.15)
-    assert found.bias == pytest.approx(-0.05)
-    assert (found.n, found.n_out_of_reach) == (2, 1)
-    assert found.low <= found.mae <= found.high
-    assert math.isnan(steering.score(log_scale, 1.0, torch.zeros(4, dtype=torch.bool)).mae)
-
-
 def test_tokens_are_spread_over_the_ranking() -> None:
     log_a = torch.linspace(-20, 0, 100, dtype=torch.float64)[torch.randperm(100)]
     tokens = torch.arange(90)

@@ -11,7 +11,17 @@ import pytest
 import tiny
 from test_notebooks import execute
 
-DIRECTIONS = ("paper", "min_norm", "mean_hidden", "min_variance", "robust", "random")
+from probenc_support import steering_family, steering_scores
+from probenc_support.rule_book import CLAIMS
+
+DIRECTIONS = (
+    "paper_best", "paper", "paper_k1", "paper_all", "min_norm", "mean_hidden", "min_variance",
+    "robust", "random_unit", "random", "shuffled", "logit_bias",
+)  # fmt: skip
+FIGURES = (
+    "fig-family", "fig-expected-actual", "fig-errors", "fig-why-min-variance", "fig-few-examples",
+    "fig-side-effects", "fig-generated",
+)  # fmt: skip
 
 
 def outputs_of(folder: Path) -> str:
@@ -20,10 +30,10 @@ def outputs_of(folder: Path) -> str:
 
 
 def texts(folder: Path) -> list[Path]:
-    """Four texts, a quarter of some prose each."""
+    """Five texts, a fifth of some prose each."""
     prose = tiny.prose()
-    size = len(prose) // 4
-    paths = [folder / f"text{i}.txt" for i in range(4)]
+    size = len(prose) // 5
+    paths = [folder / f"text{i}.txt" for i in range(5)]
     for i, path in enumerate(paths):
         path.write_text(prose[i * size : (i + 1) * size], encoding="utf-8")
     return paths
@@ -32,9 +42,10 @@ def texts(folder: Path) -> list[Path]:
 @pytest.mark.parametrize("style", ["tied", "bias"])
 def test_steering_end_to_end(tmp_path: Path, style: str) -> None:
     model = tiny.save(tmp_path / "model", style)
-    corpus, elsewhere, *others = texts(tmp_path)
+    corpus, elsewhere, near, *others = texts(tmp_path)
     done = execute(
         "03", tmp_path, model=model, corpus=corpus, eval_corpus=elsewhere,
+        near_corpus=near,
         calibration_corpora=json.dumps([str(other) for other in others]),
         calibration_positions=256, n_positions=1024, sequence_length=32, n_tokens=20, n_checked=2,
         n_generations=20, generation_tokens=6,
@@ -42,11 +53,20 @@ def test_steering_end_to_end(tmp_path: Path, style: str) -> None:
     assert done.returncode == 0, done.stderr
     metrics = json.loads((tmp_path / "03_steering.metrics.json").read_text())
     assert {
-        f"steer_mae_{direction}_{scale}_{domain}"
+        f"steer_mae_{direction}_{scale}_{domain}{end}"
         for direction in DIRECTIONS
         for scale in ("2x", "20x", "0.05x")
-        for domain in ("local", "id", "ood")
+        for domain in ("local", "id", "ood", "near")
+        for end in ("", "_low", "_high")
     } <= set(metrics)
+    assert {
+        f"steer_mae_{direction}_20x_id_{kind}"
+        for direction in DIRECTIONS
+        for kind in steering_scores.CLASSES
+        if metrics.get(f"steer_share_{kind}", 0) > 0
+    } <= set(metrics)
+    own = [c for claim in CLAIMS for c in (*claim.needs, *claim.criteria, *claim.controls)]
+    assert {c.metric for c in own if c.notebook == "03_steering"} <= set(metrics)
     assert {"closed_form_max_rel_error", "steer_frequency_ratio_5x"} <= set(metrics)
     assert all(math.isfinite(value) for value in metrics.values())
     assert metrics["closed_form_max_rel_error"] < 1e-4
@@ -58,8 +78,12 @@ def test_steering_end_to_end(tmp_path: Path, style: str) -> None:
     assert set(table["scale"]) >= {0.05, 0.2, 1.0, 5.0, 20.0}
     still = table[(table["scale"] == 1.0) & ~table["direction"].str.endswith("solved")]
     assert still["log_scale"].abs().max() < 1e-9
+    table = pd.read_parquet(tmp_path / "03_steering.family.parquet")
+    assert len(table) == len(steering_family.family(tiny.WIDTH))
     page = outputs_of(tmp_path)
-    assert "fig-expected-actual" in page
+    assert all(f'id=\\"{name}\\"' in page for name in FIGURES)
+    assert page.count("claim-box") == 2
+    assert '"image/png":' not in page, "no figure without a caption"
     assert '"output_type": "error"' not in page
 
 
@@ -69,6 +93,7 @@ def test_steering_end_to_end(tmp_path: Path, style: str) -> None:
         ({"n_tokens": 1}, "n_tokens is 1"),
         ({"calibration_corpora": "docstrings"}, "calibration_corpora must be a list"),
         ({"eval_corpus": "docstrings:torch"}, "is both eval_corpus and a calibration corpus"),
+        ({"near_corpus": "docstrings:torch"}, "is both near_corpus and a calibration corpus"),
         ({"n_token": 5}, "did you mean n_tokens"),
     ],
 )

@@ -1,0 +1,56 @@
+"""Directions from few positions."""
+
+import math
+
+import pytest
+import tiny
+import torch
+from test_steering import detection_of, some_ids
+
+from probenc_support import regression, steering, steering_examples, steering_family
+from probenc_support.moments import Moments
+from probenc_support.steering_family import Omega
+
+TOKENS = torch.arange(1, 320, 11)
+
+
+def test_from_few_positions_to_all_of_them() -> None:
+    lm = tiny.language_model("bias", dtype=torch.float64)
+    detection, test = detection_of(lm, some_ids(8)), detection_of(lm, some_ids(4).flip(1))
+    design = regression.Design.of(lm.E[lm.tokens])
+    table = steering_examples.few_examples(
+        lm, design, detection, test, TOKENS, {"paper": Omega(3, 1)},
+        scale=5.0, sizes=(8, 64, 1024), n_draws=(4, 2, 1),
+    )  # fmt: skip
+    names = ["paper", "min_norm", "min_variance", "random_unit", "logit_bias"]
+    assert list(table["direction"].unique()) == names
+    sizes = table[table["direction"] == "paper"].groupby("positions").size()
+    assert sizes.to_dict() == {8: 4, 64: 2, 256: 1}, "no more positions than there are"
+
+    A = torch.from_numpy(design.fit(detection.y[lm.tokens]).slopes)
+    ridge = steering.choose_ridge([Moments.of(part) for part in detection.h.tensor_split(4)])
+    vectors = {
+        "paper": Omega(3, 1).direction(A),
+        "min_variance": steering.min_variance(Moments.of(detection.h), ridge),
+    }
+    whole = table[table["positions"] == 256].set_index("direction")
+    for name, vector in vectors.items():
+        for column, text in (("local", detection), ("mae", test)):
+            log_p = steering.log_probabilities(lm, TOKENS, text.h, text.z)
+            error = steering_family.mean_error(log_p, text.h.double() @ vector, math.log(5))
+            assert whole.loc[name, column] == pytest.approx(error, rel=1e-4)
+    assert (table["kl"] >= 0).all()
+
+
+def test_few_positions_flatter_the_direction_that_is_fitted_to_them() -> None:
+    lm = tiny.language_model("bias", dtype=torch.float64)
+    detection, test = detection_of(lm, some_ids(8)), detection_of(lm, some_ids(4).flip(1))
+    design = regression.Design.of(lm.E[lm.tokens])
+    table = steering_examples.few_examples(
+        lm, design, detection, test, TOKENS, {}, sizes=(8,), n_draws=(10,)
+    )
+    few = table[table["positions"] == 8].groupby("direction")[["local", "mae"]].mean()
+    assert few.loc["min_variance", "local"] < 0.8 * few.loc["min_variance", "mae"]
+    assert few.loc["logit_bias", "mae"] < 0.5 * few.loc["min_variance", "mae"]
+    bias = table[(table["direction"] == "logit_bias")]["mae"]
+    assert float(bias.max() - bias.min()) < 1e-12, "it needs no positions"

@@ -1,0 +1,64 @@
+"""Generated text of steered models."""
+
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from test_steering import detection_of, log_softmax_of, some_ids
+
+from probenc_support import generation, steering, steering_text
+from probenc_support.moments import Moments
+
+
+def test_frequent_words_are_words_or_the_likeliest_tokens() -> None:
+    lm: Any = tiny.language_model("untied")
+    log_a = torch.full((lm.V,), -8.0, dtype=torch.float64)
+    words = [
+        i for i in range(lm.V) if lm.token_text(i)[:1] == " " and lm.token_text(i)[1:].isalpha()
+    ]
+    log_a[words[:3]] = torch.tensor([-6.0, -5.0, -1.0], dtype=torch.float64)
+    found = steering_text.frequent_words(lm, log_a, 2)
+    assert found.tolist() == [words[1], words[0]], "in order, and none above one in a hundred"
+    assert len(steering_text.frequent_words(lm, log_a, 300)) == 300
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_the_scale_on_a_text_is_that_of_the_edited_model(exact: bool) -> None:
+    lm = tiny.language_model("bias", dtype=torch.float64)
+    detection = detection_of(lm, some_ids())
+    vector = steering.min_variance(Moments.of(detection.h), 1e-3)
+    tokens, prompts = torch.tensor([70, 90]), some_ids(3, 4)
+    intact = generation.sample(lm, prompts, n_tokens=5)
+    drawn, steps = steering_text.steered_sample(
+        lm, prompts, tokens, 1.5, detection=detection, direction=vector, exact=exact, n_tokens=5,
+        seed=1,
+    )  # fmt: skip
+    assert drawn.ids.shape == (3, 5)
+    assert bool((steps == torch.tensor(1.5).double().log()).all()) == (not exact)
+    old = log_softmax_of(lm.model, intact.sequences).reshape(3, 9, -1)
+    with steering.edited_rows(lm, tokens, torch.outer(steps, vector)):
+        new = log_softmax_of(lm.model, intact.sequences).reshape(3, 9, -1)
+    sums = [x[:, 3:-1][..., tokens].exp().sum() for x in (new, old)]
+    found = steering_text.scale_on_text(lm, intact, tokens, vector, steps)
+    assert found == pytest.approx(float(sums[0] / sums[1]), rel=1e-5)
+
+
+def test_where_the_steps_cannot_be_solved_the_linear_rule_holds() -> None:
+    lm = tiny.language_model("untied", dtype=torch.float64)
+    detection = detection_of(lm, some_ids())
+    nowhere = torch.zeros(lm.d, dtype=torch.float64)
+    _, steps = steering_text.steered_sample(
+        lm, some_ids(2, 4), torch.tensor([70]), 2.0, detection=detection, direction=nowhere,
+        exact=True, n_tokens=2, seed=0,
+    )  # fmt: skip
+    assert steps.tolist() == pytest.approx([0.6931471805599453])
+
+
+def test_a_ratio_of_occurrences_with_its_interval() -> None:
+    base = torch.tensor([1.0, 3.0, 0.0, 2.0] * 20)
+    same = steering_text.frequency_ratio(base, base)
+    assert (same.value, same.low, same.high) == (1.0, 1.0, 1.0)
+    other = steering_text.frequency_ratio(base.flip(0) * 2, base)
+    assert other.value == 2.0
+    assert other.low < 2.0 < other.high
