@@ -57,13 +57,18 @@ def expected_actual(edits: pd.DataFrame, names: Sequence[str], where: str) -> Fi
     """
     figure, axes = plt.subplots()
     for i, name in enumerate(names):
-        part = edits[(edits["direction"] == name) & edits["in_reach"]].groupby("scale")
-        spread = np.exp(part["log_scale"].quantile([0.1, 0.5, 0.9]).unstack())
-        axes.fill_between(
-            spread.index, spread[0.1], spread[0.9], color=PALETTE[i], alpha=0.12, lw=0
+        own = edits[(edits["direction"] == name) & edits["in_reach"]]
+        scales = own.groupby("scale")["log_scale"]
+        low, middle, high = (np.exp(scales.quantile(q)) for q in (0.1, 0.5, 0.9))
+        axes.fill_between(low.index, low, high, color=PALETTE[i], alpha=0.12, lw=0)
+        axes.plot(
+            middle.index,
+            middle,
+            color=PALETTE[i],
+            linestyle=LINES[i],
+            marker=MARKERS[i],
+            label=name,
         )
-        look = {"color": PALETTE[i], "linestyle": LINES[i], "marker": MARKERS[i]}
-        axes.plot(spread.index, spread[0.5], label=name, **look)
     ends = [edits["scale"].min(), edits["scale"].max()]
     axes.plot(ends, ends, color=GREY, linewidth=0.8)
     axes.set(xscale="log", yscale="log", ylim=(0.01, 100))
@@ -128,7 +133,8 @@ def rows_of(frame: pd.DataFrame, value: str, label: str, *, interval: bool) -> F
 
 def _reach(frame: pd.DataFrame, value: str) -> np.ndarray:
     """[2, n] how far the interval reaches below and above."""
-    return np.abs(frame[["low", "high"]].sub(frame[value], axis=0).to_numpy().T)
+    reach: np.ndarray = np.abs(frame[["low", "high"]].sub(frame[value], axis=0).to_numpy().T)
+    return reach
 
 
 def _rows(axes: Axes, names: Sequence[str]) -> None:
