@@ -273,6 +273,16 @@ def test_claims_name_figures_that_the_notebooks_leave() -> None:
             assert f'name=\\"{figure}\\"' in text, f"{claim.id}: {notebook} has no figure {figure}"
 
 
+def test_metrics_of_rules_on_training_stand_in_the_code_that_leaves_them() -> None:
+    """Part 05 leaves them only where frequency was learnt, which no tiny model's run does."""
+    notebook = ROOT / "notebooks" / "05_training_dynamics.ipynb"
+    modules = [*(ROOT / "probenc_support").glob("*.py"), notebook]
+    texts = [path.read_text(encoding="utf-8") for path in modules if path.name != "rule_book.py"]
+    for one in (one for claim in CLAIMS for one in claim.measured):
+        if one.notebook == "05_training_dynamics":
+            assert any(re.search(rf"\b{one.metric}\b", text) for text in texts), one.metric
+
+
 def test_runs_without_a_page_are_not_counted(tmp_path: Path) -> None:
     for model, page in (("whole", True), ("half", False)):
         folder = tmp_path / model

@@ -8,6 +8,7 @@ import nbformat
 import pandas as pd
 import pytest
 import tiny
+from rules import check_run_of_a_null_model
 from test_notebooks import execute
 
 from probenc_support import generation, pruning_orders
@@ -38,6 +39,7 @@ def test_pruning_end_to_end(tmp_path: Path, text_file: Path, style: str) -> None
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     metrics = json.loads((tmp_path / "04_pruning.metrics.json").read_text())
+    check_run_of_a_null_model("04_pruning", metrics)
     for method in METHODS:
         wanted = {f"kl_{method}_{share}" for share in (10, 30, 50)}
         assert wanted | {f"top1_{method}_30", f"nll_increase_{method}_30"} <= set(metrics)

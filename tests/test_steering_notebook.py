@@ -9,10 +9,10 @@ import nbformat
 import pandas as pd
 import pytest
 import tiny
+from rules import check_run_of_a_null_model
 from test_notebooks import execute
 
 from probenc_support import steering_family, steering_scores
-from probenc_support.rule_book import CLAIMS
 
 DIRECTIONS = (
     "paper_best", "paper", "paper_k1", "paper_all", "min_norm", "mean_hidden", "min_variance",
@@ -65,8 +65,7 @@ def test_steering_end_to_end(tmp_path: Path, style: str) -> None:
         for kind in steering_scores.CLASSES
         if metrics.get(f"steer_share_{kind}", 0) > 0
     } <= set(metrics)
-    own = [c for claim in CLAIMS for c in (*claim.needs, *claim.criteria, *claim.controls)]
-    assert {c.metric for c in own if c.notebook == "03_steering"} <= set(metrics)
+    check_run_of_a_null_model("03_steering", metrics)
     assert {"closed_form_max_rel_error", "steer_frequency_ratio_5x"} <= set(metrics)
     assert all(math.isfinite(value) for value in metrics.values())
     assert metrics["closed_form_max_rel_error"] < 1e-4
