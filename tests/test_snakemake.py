@@ -1,5 +1,6 @@
 """The matrix: what runs, what does not run again, what a failure and a kill leave behind."""
 
+import ast
 import contextlib
 import json
 import os
@@ -417,6 +418,14 @@ def test_parameters_and_resources_come_in_layers() -> None:
     assert first.resources == {"mem_mb": 1, "gpu": 1}
     assert second.parameters == {"corpus": "docstrings", "seed": 1, "runs_dir": "x"}
     assert second.page == Path("book/runs/b/06_across_models.ipynb")
+
+
+def test_the_books_own_matrix_names_parameters_that_its_notebooks_have() -> None:
+    for cell in matrix.cells(yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))):
+        book = nbformat.read(ROOT / "notebooks" / f"{cell.notebook}.ipynb", as_version=4)
+        (given,) = (c.source for c in book.cells if "parameters" in c.metadata.get("tags", []))
+        there = {name.id for name in ast.walk(ast.parse(given)) if isinstance(name, ast.Name)}
+        assert set(cell.parameters) <= there, (cell.model, cell.notebook)
 
 
 def test_models_of_the_command_line_join_those_of_the_file() -> None:
