@@ -57,13 +57,17 @@ def expected_actual(edits: pd.DataFrame, names: Sequence[str], where: str) -> Fi
     """
     figure, axes = plt.subplots()
     for i, name in enumerate(names):
-        part = edits[(edits["direction"] == name) & edits["in_reach"]].groupby("scale")
-        spread = np.exp(part["log_scale"].quantile([0.1, 0.5, 0.9]).unstack())
-        axes.fill_between(
-            spread.index, spread[0.1], spread[0.9], color=PALETTE[i], alpha=0.12, lw=0
+        part = edits[(edits["direction"] == name) & edits["in_reach"]].groupby("scale")["log_scale"]
+        low, middle, high = (np.exp(part.quantile(share)) for share in (0.1, 0.5, 0.9))
+        axes.fill_between(low.index, low, high, color=PALETTE[i], alpha=0.12, lw=0)
+        axes.plot(
+            middle.index,
+            middle,
+            color=PALETTE[i],
+            linestyle=LINES[i],
+            marker=MARKERS[i],
+            label=name,
         )
-        look = {"color": PALETTE[i], "linestyle": LINES[i], "marker": MARKERS[i]}
-        axes.plot(spread.index, spread[0.5], label=name, **look)
     ends = [edits["scale"].min(), edits["scale"].max()]
     axes.plot(ends, ends, color=GREY, linewidth=0.8)
     axes.set(xscale="log", yscale="log", ylim=(0.01, 100))
@@ -126,9 +130,9 @@ def rows_of(frame: pd.DataFrame, value: str, label: str, *, interval: bool) -> F
     return figure
 
 
-def _reach(frame: pd.DataFrame, value: str) -> np.ndarray:
-    """[2, n] how far the interval reaches below and above."""
-    return np.abs(frame[["low", "high"]].sub(frame[value], axis=0).to_numpy().T)
+def _reach(frame: pd.DataFrame, value: str) -> list[pd.Series]:
+    """How far the interval reaches below and above, a number a row."""
+    return [(frame[value] - frame["low"]).abs(), (frame["high"] - frame[value]).abs()]
 
 
 def _rows(axes: Axes, names: Sequence[str]) -> None:
