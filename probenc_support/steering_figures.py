@@ -57,9 +57,8 @@ def expected_actual(edits: pd.DataFrame, names: Sequence[str], where: str) -> Fi
     """
     figure, axes = plt.subplots()
     for i, name in enumerate(names):
-        own = edits[(edits["direction"] == name) & edits["in_reach"]]
-        scales = own.groupby("scale")["log_scale"]
-        low, middle, high = (np.exp(scales.quantile(q)) for q in (0.1, 0.5, 0.9))
+        part = edits[(edits["direction"] == name) & edits["in_reach"]].groupby("scale")["log_scale"]
+        low, middle, high = (np.exp(part.quantile(share)) for share in (0.1, 0.5, 0.9))
         axes.fill_between(low.index, low, high, color=PALETTE[i], alpha=0.12, lw=0)
         axes.plot(
             middle.index,
@@ -131,10 +130,9 @@ def rows_of(frame: pd.DataFrame, value: str, label: str, *, interval: bool) -> F
     return figure
 
 
-def _reach(frame: pd.DataFrame, value: str) -> np.ndarray:
-    """[2, n] how far the interval reaches below and above."""
-    reach: np.ndarray = np.abs(frame[["low", "high"]].sub(frame[value], axis=0).to_numpy().T)
-    return reach
+def _reach(frame: pd.DataFrame, value: str) -> list[pd.Series]:
+    """How far the interval reaches below and above, a number a row."""
+    return [(frame[value] - frame["low"]).abs(), (frame["high"] - frame[value]).abs()]
 
 
 def _rows(axes: Axes, names: Sequence[str]) -> None:
