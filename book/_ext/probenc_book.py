@@ -390,7 +390,7 @@ class MetricRole(SphinxRole):
         for run in all_runs():
             if (run.model, run.notebook) == (model, notebook) and metric in run.metrics:
                 value = run.metrics[metric]
-                shown = format(value, form[0]) if form else ""
+                shown = format(value, f"z{form[0]}") if form else ""  # no -0.00
                 return [raw(marked(model, notebook, metric, value, shown))], []
         return [nodes.emphasis("", "(not run)")], []
 
