@@ -174,8 +174,8 @@ C3 = Claim(
     ),
     figure=(_FIT, "fig-growth"),
     remark="Where the fit says less of another corpus than that corpus's own mean does, its R² is "
-    "below zero; then what an untrained network says, which is nothing, is no worse, and the control "
-    "counts as succeeded.",
+    "below zero; then what an untrained network says, which is nothing, is no worse, and the "
+    "control counts as succeeded.",
     changed="It quoted one draw's cosine of the direction from the fewest positions, which looked "
     "good where the fit itself was poor. Now the worst draw of ten counts, by its R². The other "
     "corpus of this book was near the detecting one, and is now far from it.",
