@@ -152,8 +152,8 @@ C3 = Claim(
             "r2_transfer",
             "R² of the fit on the probabilities of another corpus",
             at_least=0.6,
-            beside="r2_transfer_halves",
-            beside_says="between two halves of one corpus",
+            beside="r2_transfer_itself",
+            beside_says="of the probabilities of the first corpus themselves, without a fit",
         ),
         Criterion(
             _FIT,
