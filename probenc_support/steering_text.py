@@ -65,21 +65,27 @@ def steered_sample(
     raise AssertionError("unreachable")
 
 
-def scale_on_text(
-    lm: LanguageModel, sample: Samples, tokens: Tensor, direction: Tensor, steps: Tensor
+def drawn_at(lm: LanguageModel, sample: Samples) -> tuple[Tensor, Tensor]:
+    """Hidden states [n T_new, d] and log-partition [n T_new] where the tokens of a sample were
+    drawn, by the model as it stands."""
+    n_prompt = sample.prompts.shape[1]
+    h = models.hidden_states(lm, sample.sequences)[:, n_prompt - 1 : -1].flatten(0, 1)
+    return h.cpu(), inference.HeadSums(lm.E, lm.b).add(h.to(lm.E)).cpu()
+
+
+def scale_there(
+    lm: LanguageModel, at: tuple[Tensor, Tensor], tokens: Tensor, direction: Tensor, steps: Tensor
 ) -> float:
-    """Factor on the probability of tokens [K] together, at the positions where a sample was drawn.
+    """Factor on the probability of tokens [K] together, at the positions of `drawn_at`.
 
     Nothing feeds back here: the text is what another (the intact) model wrote.
 
     Args:
         direction: [d]; steps: [K] how far each token's row goes along it.
     """
-    n_prompt = sample.prompts.shape[1]
-    h = models.hidden_states(lm, sample.sequences)[:, n_prompt - 1 : -1].flatten(0, 1)
-    z = inference.HeadSums(lm.E, lm.b).add(h.to(lm.E)).cpu()
-    log_p = steering.log_probabilities(lm, tokens, h.cpu(), z)
-    u = (h.cpu().double() @ direction)[:, None] * steps
+    h, z = at
+    log_p = steering.log_probabilities(lm, tokens, h, z)
+    u = (h.double() @ direction)[:, None] * steps
     return float(steering.joint_log_p(log_p, u).exp().sum() / log_p.exp().sum())
 
 

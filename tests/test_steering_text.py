@@ -40,7 +40,8 @@ def test_the_scale_on_a_text_is_that_of_the_edited_model(exact: bool) -> None:
     with steering.edited_rows(lm, tokens, torch.outer(steps, vector)):
         new = log_softmax_of(lm.model, intact.sequences).reshape(3, 9, -1)
     sums = [x[:, 3:-1][..., tokens].exp().sum() for x in (new, old)]
-    found = steering_text.scale_on_text(lm, intact, tokens, vector, steps)
+    at = steering_text.drawn_at(lm, intact)
+    found = steering_text.scale_there(lm, at, tokens, vector, steps)
     assert found == pytest.approx(float(sums[0] / sums[1]), rel=1e-5)
 
 
