@@ -154,6 +154,7 @@ NULL = {
         },
         "03_steering": {
             "spread_minus_log_a": 1.5,
+            "r2_log_frequency": 0.0,
             "steer_mae_paper_best_2x_id": 0.4,
             "steer_mae_paper_best_20x_id": 1.6,
             "steer_mae_paper_best_20x_ood": 1.6,
