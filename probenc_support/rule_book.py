@@ -26,6 +26,16 @@ def _spread(notebook: str) -> Criterion:
     )
 
 
+_LEARNT_TO_STEER = (
+    _spread(_STEERING),
+    Criterion(
+        _STEERING,
+        "r2_log_frequency",
+        "adjusted R² of −log corpus frequency on the same embedding: it holds what was learnt",
+        at_least=0.3,
+    ),
+)
+
 C1 = Claim(
     id="C1",
     title="log-linear encoding",
@@ -245,15 +255,7 @@ C5 = Claim(
     words="The encoding is causal: moving a token's row along the direction scales its "
     "probability as wanted, up to twentyfold, in and out of domain.",
     paper="Accurate up to about 20-fold; no number is known here.",
-    needs=(
-        _spread(_STEERING),
-        Criterion(
-            _STEERING,
-            "r2_log_frequency",
-            "adjusted R² of −log corpus frequency on the same embedding: it holds what was learnt",
-            at_least=0.3,
-        ),
-    ),
+    needs=_LEARNT_TO_STEER,
     criteria=(
         Criterion(
             _STEERING,
@@ -515,7 +517,7 @@ B1 = Claim(
     title="a more precise edit?",
     kind=Kind.OURS,
     words="Is there an edit that scales a probability more precisely than the paper's?",
-    needs=(_spread(_STEERING),),
+    needs=_LEARNT_TO_STEER,
     criteria=(
         Criterion(
             _STEERING,

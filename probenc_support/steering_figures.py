@@ -98,7 +98,7 @@ def errors(scores: pd.DataFrame, order: Sequence[str], titles: Mapping[str, str]
     axes.set_xscale("symlog", linthresh=0.01)
     axes.set(xlabel="mean absolute error of log scale (nats)")
     _rows(axes, order)
-    axes.legend(loc="upper right")
+    figure.legend(loc="outside upper center", ncols=len(titles))
     return figure
 
 
