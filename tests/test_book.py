@@ -198,6 +198,15 @@ def test_the_claims_page_states_the_verdicts_of_the_rules() -> None:
         assert section.select_one(".verdict").get_text() == str(overall), claim.id
 
 
+def test_no_page_shows_the_bare_value_of_a_cell() -> None:
+    """Such as `<matplotlib.legend.Legend at 0x7f...>`, where a cell ends with a call."""
+    for run in claims.runs(RUNS):
+        cells = nbformat.read(run.page, as_version=4).cells
+        outputs = [o for cell in cells if cell.cell_type == "code" for o in cell.outputs]
+        shown = [o.data for o in outputs if o.output_type == "execute_result"]
+        assert all("text/html" in data or "text/markdown" in data for data in shown), run.page
+
+
 def test_every_page_of_a_run_ends_with_the_verdicts_of_the_rules_and_judges_by_no_other() -> None:
     for run in claims.runs(RUNS):
         page = soup(SITE / run.page.relative_to(ROOT).with_suffix(".html"))
