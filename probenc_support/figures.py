@@ -57,17 +57,23 @@ def use() -> None:
     )
 
 
+def panel(size: tuple[float, float] = PANEL) -> tuple[Figure, Axes]:
+    """An empty panel of a size in inches that belongs to no cell: only `show` puts it on the page.
+
+    So it can be drawn in one cell and shown in another.
+    """
+    figure = Figure(figsize=size)
+    return figure, figure.subplots()
+
+
 def lines(series: Mapping[str, Any], **settings: Any) -> tuple[Figure, Axes]:
     """A panel with one line a series over ranks 1, 2, ..., told apart by colour and by style.
-
-    The panel belongs to no cell: only `show` puts it on the page, so that it can be added to.
 
     Args:
         series: [k] values by their label in the legend.
         settings: of the axes, for instance `xlabel` or `xscale`.
     """
-    figure = Figure(figsize=PANEL)
-    axes = figure.subplots()
+    figure, axes = panel()
     for (label, values), colour, style in zip(series.items(), PALETTE, LINES, strict=False):
         ranks = np.arange(1, len(values) + 1)
         axes.plot(ranks, values, color=colour, linestyle=style, label=label)

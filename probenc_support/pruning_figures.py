@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from probenc_support import figures
@@ -28,7 +27,7 @@ def curves(
         bounds: horizontal lines by what they are.
         log: logarithmic vertical axis, from half of the smallest value.
     """
-    figure, axes = plt.subplots(figsize=(4.4, 4.2))
+    figure, axes = figures.panel((4.4, 4.2))
     for k, (method, label) in enumerate(labels.items()):
         line = costs[costs["method"] == method].sort_values("share")
         look: dict[str, Any] = {"color": figures.PALETTE[k], "linestyle": figures.LINES[k]}

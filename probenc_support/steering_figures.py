@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -32,7 +31,7 @@ def curves(
         labels: of the two axes.
         nothing: where an edit that does nothing would be, as a grey line.
     """
-    figure, axes = plt.subplots()
+    figure, axes = figures.panel()
     for i, name in enumerate(frame[by].unique() if names is None else names):
         at = frame[frame[by] == name].groupby(x)[y]
         mean = at.mean()
@@ -55,7 +54,7 @@ def expected_actual(edits: pd.DataFrame, names: Sequence[str], where: str) -> Fi
         names: edits that are shown.
         where: the text, for the label.
     """
-    figure, axes = plt.subplots()
+    figure, axes = figures.panel()
     for i, name in enumerate(names):
         part = edits[(edits["direction"] == name) & edits["in_reach"]].groupby("scale")["log_scale"]
         low, middle, high = (np.exp(part.quantile(share)) for share in (0.1, 0.5, 0.9))
@@ -84,7 +83,7 @@ def errors(scores: pd.DataFrame, order: Sequence[str], titles: Mapping[str, str]
         order: the directions from top to bottom.
         titles: the domains and how the legend calls them.
     """
-    figure, axes = plt.subplots(figsize=(figures.WIDE[0], 0.36 * len(order) + 0.8))
+    figure, axes = figures.panel((figures.WIDE[0], 0.36 * len(order) + 0.8))
     for i, (domain, title) in enumerate(titles.items()):
         at = scores[scores["domain"] == domain].set_index("direction").loc[list(order)]
         axes.errorbar(
@@ -111,7 +110,7 @@ def points(
         frame: its column `direction` starts with one of `kinds`, whose values the legend shows.
         labels: of the two axes.
     """
-    figure, axes = plt.subplots()
+    figure, axes = figures.panel()
     for i, (start, kind) in enumerate(kinds.items()):
         part = frame[frame["direction"].str.startswith(start)]
         axes.plot(part[x], part[y], MARKERS[i], color=PALETTE[i], label=kind)
@@ -122,7 +121,7 @@ def points(
 
 def rows_of(frame: pd.DataFrame, value: str, label: str, *, interval: bool) -> Figure:
     """One mark a row of `frame`, named by its column `sample`; `low` and `high` as its interval."""
-    figure, axes = plt.subplots()
+    figure, axes = figures.panel()
     reach = _reach(frame, value) if interval else None
     axes.errorbar(frame[value], range(len(frame)), xerr=reach, fmt=MARKERS[0], color=PALETTE[0])
     axes.set(xlabel=label)

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -32,7 +31,7 @@ def over_steps(
         legend: where it stands, such as `lower right`; empty: there is none.
         levels: horizontal lines, by their names in the legend (none where the name is empty).
     """
-    figure, axes = plt.subplots(figsize=(4.4, 3.6))
+    figure, axes = figures.panel((4.4, 3.6))
     last = 1
     for k, (label, (steps, values)) in enumerate(curves.items()):
         style: dict[str, Any] = {

@@ -207,6 +207,14 @@ def test_no_page_shows_the_bare_value_of_a_cell() -> None:
         assert all("text/html" in data or "text/markdown" in data for data in shown), run.page
 
 
+def test_every_figure_of_a_page_has_its_caption_and_alternative_text() -> None:
+    """None is there by itself, such as one that a cell leaves open."""
+    for run in claims.runs(RUNS):
+        cells = nbformat.read(run.page, as_version=4).cells
+        outputs = [o for cell in cells if cell.cell_type == "code" for o in cell.outputs]
+        assert not any("image/png" in o.get("data", {}) for o in outputs), run.page
+
+
 def test_every_page_of_a_run_ends_with_the_verdicts_of_the_rules_and_judges_by_no_other() -> None:
     for run in claims.runs(RUNS):
         page = soup(SITE / run.page.relative_to(ROOT).with_suffix(".html"))

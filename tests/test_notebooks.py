@@ -19,15 +19,31 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 def execute(notebook: str, folder: Path, **parameters: Any) -> subprocess.CompletedProcess[str]:
-    """`papermill notebooks/NAME.ipynb`, as a person types it, from a folder elsewhere."""
+    """`papermill notebooks/NAME.ipynb`, as a person types it, from a folder elsewhere.
+
+    A page that comes out whole is checked for figures and values that stand there by themselves.
+    """
     words = [w for name, value in parameters.items() for w in ("-p", name, str(value))]
     source = str(next((ROOT / "notebooks").glob(f"{notebook}*.ipynb")))
     command = [sys.executable, "-m", "papermill", "-k", "python3", "--no-progress-bar", source]
-    return subprocess.run(
+    done = subprocess.run(
         [*command, str(folder / "page.ipynb"), *words, "-p", "results_dir", str(folder)],
         capture_output=True, text=True, cwd=folder, timeout=600, check=False,
         env={**os.environ, "PROBENC_CACHE": str(folder / "cache")},
     )  # fmt: skip
+    if done.returncode == 0:
+        check_outputs(folder / "page.ipynb")
+    return done
+
+
+def check_outputs(page: Path) -> None:
+    """Figures come with caption and text, and no cell ends with a value that says nothing."""
+    for cell in nbformat.read(page, as_version=4).cells:
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            assert "image/png" not in data, f"a bare figure: {cell.source}"
+            if output.output_type == "execute_result":
+                assert "text/html" in data, f"a bare value: {cell.source}"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
