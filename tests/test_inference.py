@@ -211,7 +211,9 @@ def test_what_a_nearly_certain_token_leaves_keeps_its_digits(seed: int) -> None:
     plain = torch.logsumexp((h @ E.T + b).double(), 1)
     for z, holds in ((HeadSums(E, b, chunk=16).add(h), True), (plain, False)):
         off = (-torch.expm1(top - z) - expected)[likely].abs()
-        assert bool((off <= 2e-3 * expected[likely] + 5e-7).all()) == holds
+        # Between the rounding of the other tokens' logits (2e-3 in the worst arithmetic tried) and
+        # that of the likely one (0.17 in the mildest), ten times from either.
+        assert bool((off <= 2e-2 * expected[likely] + 5e-6).all()) == holds
 
 
 # ------------------------------------------------------------------------------------------- cache
