@@ -16,7 +16,7 @@ PLACES = sorted({(p.notebook, p.figure) for f in PAPER_FIGURES for p in f.places
 def figures_of(notebook: str) -> set[str]:
     """Anchors that a notebook gives to its figures."""
     source = (ROOT / "notebooks" / f"{notebook}.ipynb").read_text(encoding="utf-8")
-    return set(re.findall(r'name=\\"(fig-[a-z-]+)\\"', source))
+    return set(re.findall(r'\\"(fig-[a-z-]+)\\"', source))
 
 
 @pytest.mark.parametrize(("notebook", "figure"), PLACES)
