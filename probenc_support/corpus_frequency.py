@@ -85,17 +85,21 @@ def counted(
 
 
 def _groups(documents: Iterable[str], characters: int, n_groups: int) -> Iterator[str]:
-    """Runs of whole documents of at least characters / n_groups each, until there are enough."""
-    held: list[str] = []
-    size = seen = 0
+    """The first documents of so many characters, in up to so many runs of like length."""
+    read, seen = [], 0
     for document in documents:
+        read.append(document)
+        seen += len(document)
+        if seen >= characters:
+            break
+    held: list[str] = []
+    size = 0
+    for document in read:
         held.append(document)
         size += len(document)
-        if size * n_groups >= characters:
+        if size * n_groups >= seen:
             yield "".join(held)
-            seen, held, size = seen + size, [], 0
-        if seen >= characters:
-            return
+            held, size = [], 0
     if size:
         yield "".join(held)
 
@@ -108,10 +112,11 @@ def r2_log_frequency(
     Args:
         design: of the rows of E of `tokens` [n].
 
-    Raises:
-        InputError: the text is one group, which cannot be drawn from.
+    The interval of a text that is one group is not known.
     """
     G = len(found.counts)
+    if G < 2:
+        return Interval.unknown(design.fit(found.whole(tokens)).r2_adj)
     draws = np.concatenate(
         [np.ones((1, G), dtype=np.int64), draws_of_groups(G, n_replicates, seed=seed)]
     )

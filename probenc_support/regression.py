@@ -125,6 +125,11 @@ class Interval:
     """[B] the estimate in every replicate, as it came."""
 
     @classmethod
+    def unknown(cls, estimate: float) -> "Interval":
+        """An estimate from one group of text, which tells nothing of other texts: ends of NaN."""
+        return cls(estimate, math.nan, math.nan, math.nan, np.empty(0))
+
+    @classmethod
     def of(cls, estimate: float, replicates: Array, level: float = 0.95) -> "Interval":
         """The percentile interval of some replicates [B], less their bias."""
         bias = float(replicates.mean()) - estimate
@@ -530,10 +535,15 @@ def bootstrap_r2_of(
     n_replicates: int = 200,
     seed: int = 0,
 ) -> Interval:
-    """R^2 of a given prediction [V] of -log a, with its interval over draws of groups of text."""
-    log_a = bootstrap_log_a(log_a_groups, group_sizes, n_replicates=n_replicates, seed=seed)
+    """R^2 of a given prediction [V] of -log a, with its interval over draws of groups of text.
+
+    The interval of a single group is not known.
+    """
     whole = log_mean_exp(log_a_groups, group_sizes)
     guess = _numpy(as_tensor(predicted))
+    if len(as_tensor(group_sizes)) < 2:
+        return Interval.unknown(r2_of(-whole, guess))
+    log_a = bootstrap_log_a(log_a_groups, group_sizes, n_replicates=n_replicates, seed=seed)
     missed = np.square(log_a + guess[:, None]).sum(axis=0)
     total = log_a.var(axis=0) * len(log_a)
     return Interval.of(r2_of(-whole, guess), 1.0 - missed / total)

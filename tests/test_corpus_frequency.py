@@ -26,6 +26,21 @@ def test_as_much_text_is_counted_as_is_asked_for(text_file: Path) -> None:
     assert sizes == [2000] * 10
 
 
+def test_a_short_text_has_groups_too() -> None:
+    pieces = [f"document {i} " for i in range(30)]
+    groups = list(corpus_frequency._groups(iter(pieces), 2_000_000, 10))
+    assert "".join(groups) == "".join(pieces)
+    assert 8 <= len(groups) <= 10
+
+
+def test_of_one_document_the_interval_is_not_known(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    one = GroupCounts(rng.poisson(5.0, size=(1, 300)))
+    found = corpus_frequency.r2_log_frequency(Design.of(rng.normal(size=(300, 6))), one, range(300))
+    assert np.isfinite(found.estimate)
+    assert np.isnan([found.low, found.high]).all()
+
+
 def test_frequency_that_is_planted_in_the_rows_is_found() -> None:
     rng = np.random.default_rng(0)
     E = rng.normal(size=(300, 6))
