@@ -22,7 +22,10 @@ from probenc_support.errors import InputError
 from probenc_support.regression import Design
 from probenc_support.sparsity import Components, Statistics
 
-problems = st.tuples(st.integers(2, 8), st.integers(30, 90), st.integers(0, 2**32 - 1))
+problems = st.tuples(st.integers(2, 8), st.integers(30, 90), st.integers(0, 2**32 - 1)).filter(
+    lambda shape: np.linalg.cond(problem(shape[1], shape[0], seed=shape[2])[0]) < 1e4
+)
+"""Normal equations square the condition number, so that R^2 has eight digits here, or more."""
 
 
 def problem(n=300, d=7, *, seed=0):
@@ -93,8 +96,8 @@ def test_all_components_together_explain_what_all_dimensions_do(shape):
     )
     full = regression.fit(E, y).r2
     for curve in (by_variance, by_correlation, sparsity.cumulative_r2(found)):
-        assert curve[-1] == pytest.approx(full, abs=1e-10)
-        assert (np.diff(curve) > -1e-12).all()
+        assert curve[-1] == pytest.approx(full, abs=1e-7)
+        assert (np.diff(curve) > -1e-7).all()
     assert (by_correlation >= by_variance - 1e-12).all()
 
 
@@ -169,8 +172,8 @@ def test_no_order_starts_better_than_forward_selection(shape):
     chosen = sparsity.forward_selection(found)
     other = sparsity.cumulative_r2(found, np.random.default_rng(seed).permutation(d))
     assert chosen.r2[0] >= other[0] - 1e-12
-    assert chosen.r2[-1] == pytest.approx(other[-1], abs=1e-10)
-    np.testing.assert_allclose(sparsity.cumulative_r2(found, chosen.order), chosen.r2, atol=1e-10)
+    assert chosen.r2[-1] == pytest.approx(other[-1], abs=1e-7)
+    np.testing.assert_allclose(sparsity.cumulative_r2(found, chosen.order), chosen.r2, atol=1e-7)
 
 
 @settings(max_examples=30, deadline=None)
