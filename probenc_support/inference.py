@@ -327,6 +327,23 @@ def _identity(lm: LanguageModel) -> list[Any]:
     ]
 
 
+@torch.inference_mode()
+def read(lm: LanguageModel, ids: Tensor, *, positions: str = "all") -> Tensor:
+    """[n, d] hidden states of token blocks ids [B, T], at all positions or the last of each.
+
+    Raises:
+        InputError: they are not finite, which half precision may do.
+    """
+    batch = max(1, _BATCH_POSITIONS.get(lm.E.device.type, 1024) // ids.shape[1])
+    found = []
+    for part in ids.split(batch):
+        hidden = hidden_states(lm, part)
+        if not bool(hidden.isfinite().all()):
+            raise InputError(overflow(lm))
+        found.append((hidden[:, -1:] if positions == "last" else hidden).flatten(0, 1))
+    return torch.cat(found)
+
+
 def groups_of_text(blocks: TokenBlocks, positions: str = "all") -> Tensor:
     """What is drawn with replacement where the text is the sample: its documents.
 
@@ -408,7 +425,7 @@ class _Plan:
         """The pass over some blocks."""
         started = time.perf_counter()
         rows = torch.arange(shard.start, shard.stop)
-        kept = torch.cat([self._hidden(batch) for batch in rows.split(self._batch)])
+        kept = read(self.lm, self.blocks.ids[rows], positions=self.positions)
         part = self._facts(rows)
         sums = HeadSums(self.lm.E, self.lm.b)
         zs, log_sums, log_p_sums = [], [], []
@@ -427,17 +444,6 @@ class _Plan:
         part["seconds"] = torch.tensor(time.perf_counter() - started, dtype=torch.float64)
         part["peak_memory_mb"] = torch.tensor(peak_memory_mb(self.lm.device), dtype=torch.float64)
         return {name: value.contiguous() for name, value in part.items()}
-
-    @property
-    def _batch(self) -> int:
-        return max(1, _BATCH_POSITIONS.get(self.kind, 1024) // self.length)
-
-    def _hidden(self, rows: Tensor) -> Tensor:
-        """[n, d] hidden states of the wanted positions of some blocks."""
-        hidden = hidden_states(self.lm, self.blocks.ids[rows])
-        if not bool(hidden.isfinite().all()):
-            raise InputError(overflow(self.lm))
-        return (hidden[:, -1:] if self.positions == "last" else hidden).flatten(0, 1)
 
     def _facts(self, rows: Tensor) -> dict[str, Tensor]:
         """Block, group and next token of each position of some blocks."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from probenc_support.errors import InputError
 from probenc_support.pruning import Divergences
-from probenc_support.regression import Interval
+from probenc_support.regression import Interval, draws_with_replacement
 
 Array = NDArray[np.float64]
 
@@ -60,9 +60,9 @@ def ratio_interval(
     above, below = _sums(top, index), _sums(bottom, index)
     told = (below != 0).any(axis=0)
     above, below = above[:, told], below[:, told]
-    documents = _draws(above.shape[1], n_replicates, seed)
-    rows = _draws(len(above), n_replicates, seed + 1) / len(above)
-    others = rows if same else _draws(len(below), n_replicates, seed + 2) / len(below)
+    documents = _draws(above.shape[1], n_replicates, seed=seed)
+    rows = _draws(len(above), n_replicates, seed=seed + 1) / len(above)
+    others = rows if same else _draws(len(below), n_replicates, seed=seed + 2) / len(below)
     replicates = _weighted(rows, above, documents) / _weighted(others, below, documents)
     estimate = above.mean(axis=0).sum() / below.mean(axis=0).sum()
     return Interval.of(float(estimate), replicates)
@@ -74,11 +74,7 @@ def _sums(values: Tensor, index: NDArray[np.int64]) -> Array:
     return np.stack([np.bincount(index, weights=row) for row in rows])
 
 
-@lru_cache(maxsize=16)
-def _draws(n: int, n_replicates: int, seed: int) -> NDArray[np.int64]:
-    """[n_replicates, n] how often each of n things comes in n draws with replacement."""
-    rng = np.random.default_rng(seed)
-    return rng.multinomial(n, np.full(n, 1.0 / n), size=n_replicates)
+_draws = lru_cache(maxsize=16)(draws_with_replacement)
 
 
 def _weighted(rows: Array, sums: Array, documents: NDArray[np.int64]) -> Array:
@@ -137,8 +133,3 @@ def halves_ratio(nll: Tensor, group: Tensor, *, n_splits: int = 1000, seed: int 
     half = rng.permuted(np.tile(np.arange(len(sums)) % 2 == 0, (n_splits, 1)), axis=1)
     gap = (half @ sums) / (half @ counts) - (~half @ sums) / (~half @ counts)
     return float(np.exp(np.median(np.abs(gap))))
-
-
-def named(name: str, interval: Interval) -> dict[str, float]:
-    """An interval as metrics: the estimate under its name, its ends under `_low` and `_high`."""
-    return {name: interval.estimate, f"{name}_low": interval.low, f"{name}_high": interval.high}

@@ -21,10 +21,14 @@ def rounded(E: Tensor, bits: int, *, block: int = 0) -> Tensor:
     """
     if not 2 <= bits <= 16 or block < 0:
         raise InputError(f"Entries are rounded to 2 to 16 bits in blocks of 0 or more, not {bits}.")
-    return torch.cat([_rounded(part, bits) for part in E.split(block or E.shape[1], dim=1)], dim=1)
-
-
-def _rounded(part: Tensor, bits: int) -> Tensor:
-    step = part.abs().amax(dim=1, keepdim=True) / (2 ** (bits - 1) - 1)
+    step = steps(E, bits, block=block)
     step = torch.where(step > 0, step, torch.ones_like(step))
-    return (part / step).round() * step
+    return (E / step).round() * step
+
+
+def steps(E: Tensor, bits: int, *, block: int = 0) -> Tensor:
+    """[V, d] distance of neighbouring values of each entry on the grid of `rounded`."""
+    parts = E.abs().split(block or E.shape[1], dim=1)
+    largest = torch.cat([part.amax(1, keepdim=True).expand_as(part) for part in parts], dim=1)
+    distance: Tensor = largest / (2 ** (bits - 1) - 1)
+    return distance

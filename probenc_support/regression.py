@@ -124,6 +124,10 @@ class Interval:
     replicates: Array
     """[B] the estimate in every replicate, as it came."""
 
+    def metrics(self, name: str) -> dict[str, float]:
+        """As three flat metrics: the estimate, and its ends under `_low` and `_high`."""
+        return {name: self.estimate, f"{name}_low": self.low, f"{name}_high": self.high}
+
     @classmethod
     def unknown(cls, estimate: float) -> "Interval":
         """An estimate from one group of text, which tells nothing of other texts: ends of NaN."""
@@ -484,8 +488,13 @@ def draws_of_groups(n_groups: int, n_replicates: int, *, seed: int = 0) -> NDArr
     """
     if n_groups < 2:
         raise InputError("A bootstrap over texts needs at least two groups of text.")
+    return draws_with_replacement(n_groups, n_replicates, seed=seed)
+
+
+def draws_with_replacement(n: int, n_replicates: int, *, seed: int = 0) -> NDArray[np.int64]:
+    """[n_replicates, n] how often each of n things comes in n draws with replacement."""
     rng = np.random.default_rng(seed)
-    return rng.multinomial(n_groups, np.full(n_groups, 1.0 / n_groups), size=n_replicates)
+    return rng.multinomial(n, np.full(n, 1.0 / n), size=n_replicates)
 
 
 def bootstrap_fits(

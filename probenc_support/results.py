@@ -39,13 +39,9 @@ class Results:
     ) -> None:
         self.parameters, self.lm, self.blocks = parameters, lm, blocks
         if lm and lm.probe and lm.probe.warning:
-            from IPython.display import Markdown, display
-
-            display(Markdown(f"**Mind the first token.** {lm.probe.warning}"))  # type: ignore[no-untyped-call]
+            _warn("first token", lm.probe.warning)
         if blocks and not draws_documents(blocks, parameters.positions):
-            from IPython.display import Markdown, display
-
-            display(Markdown(f"**Mind the intervals.** {_few_documents(blocks)}"))  # type: ignore[no-untyped-call]
+            _warn("intervals", _few_documents(blocks))
         self._metrics: dict[str, float | int] = {}
 
     def _claim(self, suffix: str) -> Path:
@@ -117,6 +113,12 @@ class Results:
         _write_json(self._claim("provenance.json"), facts)
         _write_json(self._claim("metrics.json"), self._metrics)
         display(HTML(provenance_box(facts)))  # type: ignore[no-untyped-call]
+
+
+def _warn(of: str, words: str) -> None:
+    from IPython.display import Markdown, display
+
+    display(Markdown(f"**Mind the {of}.** {words}"))  # type: ignore[no-untyped-call]
 
 
 def _few_documents(blocks: TokenBlocks) -> str:

@@ -9,9 +9,8 @@ uniform and independent, which holds where the steps are small beside the spread
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from probenc_support.quantisation import steps
 from probenc_support.regression import Array, Matrix, as_tensor
 from probenc_support.sparsity import Components, Statistics
 
@@ -19,32 +18,12 @@ BLOCK = 32
 """Dimensions that share a scale in GGUF's block formats of 8 bits and less."""
 
 
-def steps(E: Matrix, *, bits: int = 8) -> Tensor:
-    """[n, d] distance of neighbouring values of each entry of E [n, d], rounded to signed integers
-    of so many bits times a scale for each block of a row."""
-    rows = as_tensor(E)
-    blocks = rows.abs().split(BLOCK, dim=1)
-    scales = [b.amax(1, keepdim=True).expand_as(b) for b in blocks]
-    distance: Tensor = torch.cat(scales, dim=1) / (2 ** (bits - 1) - 1)
-    return distance
-
-
 def noise(E: Matrix, *, bits: int = 8) -> Array:
     """[d] expected variance of the rounding error in each dimension: a twelfth of the step squared,
     on the mean over tokens."""
-    return np.asarray(steps(E, bits=bits).double().square().mean(0).cpu().numpy() / 12.0)
-
-
-def rounded_again(E: Matrix, *, bits: int = 8, seed: int = 0) -> Tensor:
-    """E [n, d] with the error of one more rounding, on a grid that is shifted at random.
-
-    On the grid on which E lies already it would stay as it is. A random shift makes the error
-    uniform over a step and independent of E, exactly (Schuchman 1964), so that it is drawn.
-    """
-    rows = as_tensor(E)
-    generator = torch.Generator().manual_seed(seed)
-    error = torch.rand(rows.shape, generator=generator).to(rows.device, rows.dtype).sub_(0.5)
-    return error.mul_(steps(rows, bits=bits)).add_(rows)
+    return np.asarray(
+        steps(as_tensor(E), bits, block=BLOCK).double().square().mean(0).cpu().numpy() / 12.0
+    )
 
 
 def with_noise(statistics: Statistics, by_dimension: Array) -> Statistics:

@@ -26,6 +26,14 @@ def _spread(notebook: str) -> Criterion:
     )
 
 
+_RANDOM_UNIT = Criterion(
+    _STEERING,
+    "steer_mae_random_unit_20x_id",
+    "a random direction that moves the mean logit as much, twentyfold",
+    at_least=1.0,
+    stated=Stated.BEFORE,
+)
+
 _LEARNT_TO_STEER = (
     _spread(_STEERING),
     Criterion(
@@ -282,15 +290,7 @@ C5 = Claim(
             beside_says="of a plain logit bias",
         ),
     ),
-    controls=(
-        Criterion(
-            _STEERING,
-            "steer_mae_random_unit_20x_id",
-            "a random direction that moves the mean logit as much, twentyfold",
-            at_least=1.0,
-            stated=Stated.BEFORE,
-        ),
-    ),
+    controls=(_RANDOM_UNIT,),
     figure=(_STEERING, "fig-expected-actual"),
     remark="An error of 0.1 in the log scale is ten per cent of the wanted factor, 0.25 a quarter. "
     "Which weights Ω the paper used is not certain here, so a family of them is tried, the best "
@@ -541,15 +541,7 @@ B1 = Claim(
             times="steer_mae_logit_bias_20x_id",
         ),
     ),
-    controls=(
-        Criterion(
-            _STEERING,
-            "steer_mae_random_unit_20x_id",
-            "a random direction that moves the mean logit as much, twentyfold",
-            at_least=1.0,
-            stated=Stated.BEFORE,
-        ),
-    ),
+    controls=(_RANDOM_UNIT,),
     figure=(_STEERING, "fig-expected-actual"),
     changed="It was judged on the detecting text against one reading of the paper's edit. Now it "
     "is judged on other text, against the best of a family and a plain logit bias.",

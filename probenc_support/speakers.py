@@ -19,7 +19,7 @@ from probenc_support import generation
 from probenc_support.generation import Samples
 from probenc_support.heads import swapped
 from probenc_support.models import LanguageModel, with_first_token
-from probenc_support.regression import Array, Interval
+from probenc_support.regression import Array, Interval, draws_with_replacement
 
 _SCALING = 5.0
 """MAUVE's constant c (Pillutla et al. 2021)."""
@@ -126,8 +126,7 @@ def mauve_intervals(
     generation.check_mauve(len(group))
     index = torch.unique(group, return_inverse=True)[1].numpy()
     n_groups = int(index.max()) + 1
-    rng = np.random.default_rng(seed)
-    draws = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=n_replicates)
+    draws = draws_with_replacement(n_groups, n_replicates, seed=seed)
     weights = np.concatenate([np.ones((1, n_groups)), draws])[:, index]
     found = {}
     k = max(2, round(len(index) / 10))

@@ -318,7 +318,8 @@ class Judged:
             frames.append(pd.DataFrame(columns))
         table = pd.concat(frames, ignore_index=True)
         wanted = log_scales.repeat(len(frames)).numpy()
-        table["in_reach"] = table["log_a"] + wanted <= math.log(0.5)
+        log_a = torch.tensor(table["log_a"].to_numpy())
+        table["in_reach"] = steering.is_reachable(log_a, torch.from_numpy(wanted)).numpy()
         table["error"] = table["log_scale"] - wanted
         return table
 

@@ -6,13 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from probenc_support import models
 from probenc_support.loading import quiet
-from probenc_support.models import LanguageModel, hidden_states
-
-_BATCH_POSITIONS = {"cpu": 1024, "cuda": 16384}
+from probenc_support.models import LanguageModel
 
 
 def twin(lm: LanguageModel, *, seed: int = 0) -> LanguageModel:
@@ -40,12 +37,3 @@ def twin(lm: LanguageModel, *, seed: int = 0) -> LanguageModel:
         fresh, lm.tokenizer, name=f"{lm.name}, untrained", weights_hash=f"untrained-{seed}"
     )
     return replace(made, first_token=lm.first_token, context_length=lm.context_length)
-
-
-@torch.inference_mode()
-def read(lm: LanguageModel, ids: Tensor, *, positions: str = "all") -> Tensor:
-    """[n, d] hidden states of token blocks ids [B, T], at all positions or the last of each."""
-    batch = max(1, _BATCH_POSITIONS.get(lm.E.device.type, 1024) // ids.shape[1])
-    found = [hidden_states(lm, part) for part in ids.split(batch)]
-    hidden = torch.cat(found)
-    return (hidden[:, -1:] if positions == "last" else hidden).flatten(0, 1)

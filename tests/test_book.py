@@ -13,6 +13,7 @@ import pytest
 import yaml
 from browser import CHROMIUM, DRIVER, MISSING, Browser, browser
 from bs4 import BeautifulSoup
+from test_notebooks import check_outputs
 
 from probenc_support import claims, execute, matrix, rule_book
 
@@ -198,21 +199,10 @@ def test_the_claims_page_states_the_verdicts_of_the_rules() -> None:
         assert section.select_one(".verdict").get_text() == str(overall), claim.id
 
 
-def test_no_page_shows_the_bare_value_of_a_cell() -> None:
+def test_no_page_shows_a_bare_figure_or_value() -> None:
     """Such as `<matplotlib.legend.Legend at 0x7f...>`, where a cell ends with a call."""
     for run in claims.runs(RUNS):
-        cells = nbformat.read(run.page, as_version=4).cells
-        outputs = [o for cell in cells if cell.cell_type == "code" for o in cell.outputs]
-        shown = [o.data for o in outputs if o.output_type == "execute_result"]
-        assert all("text/html" in data or "text/markdown" in data for data in shown), run.page
-
-
-def test_every_figure_of_a_page_has_its_caption_and_alternative_text() -> None:
-    """None is there by itself, such as one that a cell leaves open."""
-    for run in claims.runs(RUNS):
-        cells = nbformat.read(run.page, as_version=4).cells
-        outputs = [o for cell in cells if cell.cell_type == "code" for o in cell.outputs]
-        assert not any("image/png" in o.get("data", {}) for o in outputs), run.page
+        check_outputs(run.page)
 
 
 def test_every_page_of_a_run_ends_with_the_verdicts_of_the_rules_and_judges_by_no_other() -> None:

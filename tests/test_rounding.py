@@ -7,8 +7,21 @@ import torch
 from gguf.quants import dequantize, quantize
 
 from probenc_support import rounding
+from probenc_support.quantisation import steps
 from probenc_support.regression import Design
 from probenc_support.sparsity import Components, Statistics
+
+
+def rounded_again(E: torch.Tensor, *, bits: int = 8, seed: int = 0) -> torch.Tensor:
+    """E [n, d] with the error of one more rounding, on a grid that is shifted at random.
+
+    On the grid on which E lies already it would stay as it is. A random shift makes the error
+    uniform over a step and independent of E, exactly (Schuchman 1964), so that it is drawn.
+    """
+    rows = torch.as_tensor(E)
+    generator = torch.Generator().manual_seed(seed)
+    error = torch.rand(rows.shape, generator=generator).to(rows.device, rows.dtype).sub_(0.5)
+    return error.mul_(steps(rows, bits, block=rounding.BLOCK)).add_(rows)
 
 
 def embedding(n=4000, d=64):
@@ -25,7 +38,7 @@ def as_stored(E):
 
 def test_the_steps_of_a_stored_embedding_can_be_read_off_it():
     stored = as_stored(embedding())
-    found = stored / rounding.steps(stored).numpy()
+    found = stored / steps(torch.from_numpy(stored), 8, block=rounding.BLOCK).numpy()
     np.testing.assert_allclose(found, np.round(found), atol=1e-2)
     assert np.abs(found).max() == pytest.approx(127.0, abs=1e-3)
 
@@ -44,31 +57,31 @@ def test_the_noise_is_that_of_gguf_along_every_component():
 def test_rounding_again_is_rounding_on_a_shifted_grid():
     """Against the long way: the shift added, rounded, and taken off again."""
     E = torch.from_numpy(as_stored(embedding()))
-    step = rounding.steps(E).double()
+    step = steps(E, 8, block=rounding.BLOCK).double()
     shift = torch.rand(E.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     long = ((E / step + shift).round() - shift) * step - E
-    short = rounding.rounded_again(E).double() - E
+    short = rounded_again(E).double() - E
     for error in (long, short):
         part = (error / step)[:, ::7]
         assert float(part.abs().max()) <= 0.5 + 1e-3
         assert float(part.var()) == pytest.approx(1 / 12, rel=0.01)
         assert abs(float((part * E[:, ::7]).mean())) < 0.01 * float(E.abs().mean())
-    torch.testing.assert_close(rounding.rounded_again(E), rounding.rounded_again(E))
-    coarse = (rounding.rounded_again(E, bits=4) - E).square().mean()
+    torch.testing.assert_close(rounded_again(E), rounded_again(E))
+    coarse = (rounded_again(E, bits=4) - E).square().mean()
     assert float(coarse / short.square().mean()) == pytest.approx((127 / 7) ** 2, rel=0.01)
 
 
 def test_blocks_at_the_end_of_a_row_may_be_short():
     E = torch.arange(1.0, 41.0)[None]
     expected = torch.cat([torch.full((32,), 32.0), torch.full((8,), 40.0)])[None] / 127
-    torch.testing.assert_close(rounding.steps(E), expected)
+    torch.testing.assert_close(steps(E, 8, block=rounding.BLOCK), expected)
 
 
 def test_rounding_has_the_same_part_in_r2_as_in_the_variance():
     """y is linear in the stored E: the part of the last components' R^2 that goes when the noise is
     taken out of E is the part that is said."""
     E = embedding()
-    stored = rounding.rounded_again(torch.from_numpy(E), bits=5).numpy()
+    stored = rounded_again(torch.from_numpy(E), bits=5).numpy()
     slopes = np.random.default_rng(2).normal(size=64)
     y = stored.astype(float) @ slopes
     components = Components.of(Statistics.of(Design.of(stored), y))
@@ -88,7 +101,7 @@ def test_a_second_rounding_is_foretold_without_a_draw(bits):
     E = torch.from_numpy(embedding())
     before = Statistics.of(Design.of(E), E[:, 0])
     y = E.double().numpy() @ Components.of(before).directions[:, -6:].sum(1)
-    drawn = Statistics.of(Design.of(rounding.rounded_again(E, bits=bits)), y)
+    drawn = Statistics.of(Design.of(rounded_again(E, bits=bits)), y)
     foretold = rounding.with_noise(Statistics.of(Design.of(E), y), rounding.noise(E, bits=bits))
     assert foretold.r2 == pytest.approx(drawn.r2, abs=0.01)
     last = rounding.r2_of_last(foretold)

@@ -4,7 +4,7 @@ import pytest
 import tiny
 import torch
 
-from probenc_support import models, untrained
+from probenc_support import inference, models, untrained
 
 
 @pytest.mark.parametrize("style", tiny.STYLES)
@@ -43,7 +43,7 @@ def test_model_is_left_as_it_was() -> None:
 def test_hidden_states_are_those_that_the_head_reads(positions: str) -> None:
     lm = tiny.language_model("bias")
     ids = lm.tokens[torch.arange(60).reshape(3, 20)]
-    h = untrained.read(lm, ids, positions=positions)
+    h = inference.read(lm, ids, positions=positions)
     logits = models.logits(lm, ids)
     wanted = (logits[:, -1:] if positions == "last" else logits).flatten(0, 1)
     torch.testing.assert_close(h @ lm.E.T + lm.b, wanted.float(), atol=1e-4, rtol=1e-4)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -28,7 +29,9 @@ def configuration() -> dict[str, Any]:
     return yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
 
 
+@cache
 def all_runs() -> list[claims.Run]:
+    """Every complete run; read once, since a build sees no other."""
     return claims.runs(ROOT / RUNS)
 
 
