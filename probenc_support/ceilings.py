@@ -42,6 +42,9 @@ def countable(y: Array, counts: NDArray[np.int64]) -> Array:
     total = ((y - y.mean()) ** 2).sum()
     ceilings = []
     for row in counts:
+        if not np.ptp(row):  # Equal counts tell nothing, to the last bit.
+            ceilings.append(0.0)
+            continue
         guess = IsotonicRegression(increasing=False).fit_transform(row.astype(np.float64), y)
         ceilings.append(float(1.0 - ((y - guess) ** 2).sum() / total))
     return np.array(ceilings)

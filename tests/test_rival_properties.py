@@ -36,6 +36,14 @@ def test_ceiling_of_what_a_token_shows_is_that_of_the_best_such_guess(seed: int)
     assert ((values - worse) ** 2).sum() > ((values - guess) ** 2).sum()
 
 
+@pytest.mark.parametrize("seed", range(50))
+def test_before_anything_was_read_nothing_is_known_to_the_last_bit(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    y = 8.0 + 3.0 * rng.normal(size=int(rng.integers(50, 400)))
+    assert ceilings.countable(y, np.zeros((1, len(y)), dtype=np.int64))[0] == 0.0
+    assert ceilings.showable(y[:, None], np.zeros((1, len(y)), dtype=np.bool_))[0] == 0.0
+
+
 def test_ceiling_of_counts_is_that_of_the_counts_noise() -> None:
     """Planted: many tokens with counts by Poisson's law; the best guess is the mean by count."""
     rng = np.random.default_rng(0)
