@@ -15,7 +15,9 @@ from browser import CHROMIUM, DRIVER, MISSING, Browser, browser
 from bs4 import BeautifulSoup
 from test_notebooks import check_outputs
 
-from probenc_support import claims, execute, matrix, rule_book
+from probenc_support import claims
+from probenc_support.claims import rule_book
+from probenc_support.runs import execute, matrix
 
 ROOT = Path(__file__).resolve().parents[1]
 SITE = ROOT / "_build" / "html"

@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib import pyplot as plt
 
-from probenc_support import figures
+from probenc_support.notebook import figures
 
 
 def test_lines_are_told_apart_by_more_than_colour_and_belong_to_no_cell() -> None:

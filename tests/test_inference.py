@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from probenc_support import corpora, inference, theory
 from probenc_support.errors import InputError
-from probenc_support.inference import HeadSums, detect
+from probenc_support.head import Head
+from probenc_support.inference import detect
 
 
 def _blocks(lm: Any, n_blocks: int = 8, length: int = 16) -> corpora.TokenBlocks:
@@ -61,7 +62,7 @@ def test_hidden_states_and_log_partition_give_every_log_probability(tiny_lm: Any
 
 def test_first_order_is_exact_and_jensens_gap_is_never_negative(tiny_lm: Any) -> None:
     found = detect(tiny_lm, _blocks(tiny_lm), cache=False, progress=False)
-    closed = theory.first_order(tiny_lm.E, tiny_lm.b, found.h, found.z)
+    closed = theory.first_order(tiny_lm.head, found.h, found.z)
     torch.testing.assert_close(closed, -found.mean_log_p, rtol=0, atol=1e-5)
     assert bool((found.log_a >= found.mean_log_p - 1e-6).all())
 
@@ -161,7 +162,7 @@ def test_head_sums_for_any_chunk_also_where_probabilities_underflow(
     E = torch.randn(50, 6, generator=generator) * scale
     h, b = torch.randn(n, 6, generator=generator), torch.randn(50, generator=generator)
     log_p = torch.log_softmax(h.double() @ E.double().T + b.double(), dim=1)
-    sums = HeadSums(E, b, chunk=chunk)
+    sums = Head(E, b).sums(chunk=chunk)
     z = sums.add(h)
     tolerance = 1e-5 * max(1.0, scale)
     expected = torch.logsumexp(log_p, 0) - math.log(n)
@@ -176,14 +177,14 @@ def test_underflowing_tokens_are_beyond_float32() -> None:
     E = torch.randn(50, 6, generator=torch.Generator().manual_seed(0)) * 60
     h = torch.randn(3, 6, generator=torch.Generator().manual_seed(1))
     assert bool((torch.softmax(h @ E.T, dim=1).sum(0) == 0).any())
-    assert bool(inference.log_average_probability(E, None, h).isfinite().all())
+    assert bool(Head(E).log_mean_p(h).isfinite().all())
 
 
 def test_float64_model_agrees_to_rounding() -> None:
     lm = tiny.language_model("bias", dtype=torch.float64)
     tiny.need_float64_logits(lm)
     blocks = _blocks(lm)
-    sums = HeadSums(lm.E, lm.b)
+    sums = lm.head.sums()
     with torch.inference_mode():
         from probenc_support.models import hidden_states
 
@@ -209,7 +210,7 @@ def test_what_a_nearly_certain_token_leaves_keeps_its_digits(seed: int) -> None:
     assert int(likely.sum()) >= 20
     top = logits[best, best]
     plain = torch.logsumexp((h @ E.T + b).double(), 1)
-    for z, holds in ((HeadSums(E, b, chunk=16).add(h), True), (plain, False)):
+    for z, holds in ((Head(E, b).sums(chunk=16).add(h), True), (plain, False)):
         off = (-torch.expm1(top - z) - expected)[likely].abs()
         # Between the rounding of the other tokens' logits (2e-3 in the worst arithmetic tried) and
         # that of the likely one (0.17 in the mildest), ten times from either.

@@ -13,9 +13,10 @@ import pytest
 import tiny
 from matplotlib.colors import to_rgb
 
-from probenc_support import corpora, figures, parameters, results
+from probenc_support import corpora
 from probenc_support.errors import InputError
-from probenc_support.parameters import Flag, Number, Several, Text
+from probenc_support.notebook import figures, parameters, results
+from probenc_support.notebook.parameters import Flag, Number, Several, Text
 
 GOOD: dict[str, Any] = {
     "model": "smollm2-135m-instruct", "revision": "", "corpus": "docstrings", "eval_corpus": "",

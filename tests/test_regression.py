@@ -13,7 +13,7 @@ from statsmodels.datasets import longley
 
 from probenc_support import regression
 from probenc_support.errors import InputError
-from probenc_support.regression import Design, fit
+from probenc_support.regression import Design, fit, linear_fit
 
 shapes = st.tuples(st.integers(1, 8), st.integers(12, 80), st.integers(0, 2**32 - 1))
 
@@ -129,7 +129,7 @@ def test_nearly_dependent_columns_against_exact_arithmetic(size):
     np.testing.assert_allclose(found.slopes, slopes, rtol=1e-9)
     np.testing.assert_allclose(found.stderr, stderr, rtol=1e-8)
     if size == 10**7:  # the control: without QR the digits are lost
-        plain = np.linalg.solve(design.gram.numpy(), design.moments(y)[0][:, 0])
+        plain = np.linalg.solve(design.gram.numpy(), design.cross_products(y)[0][:, 0])
         assert np.abs(plain / slopes - 1.0).max() > 1e-7
 
 
@@ -237,7 +237,9 @@ def test_rows_left_out_equal_a_refit(condition, robust):
         mine, other = getattr(ours, name), getattr(again, name)
         np.testing.assert_allclose(mine, other, rtol=1e-8 if condition == 10.0 else 1e-6)
     assert ours.n == len(rest)
-    for mine, other in zip(subset.moments(y), Design.of(E[rest]).moments(y[rest]), strict=True):
+    for mine, other in zip(
+        subset.cross_products(y), Design.of(E[rest]).cross_products(y[rest]), strict=True
+    ):
         np.testing.assert_allclose(mine, other, rtol=1e-9, atol=1e-9)
 
 
@@ -271,7 +273,7 @@ def test_digits_lost_by_subtraction_are_found_again():
 
 
 def test_more_rows_than_a_block_holds():
-    E, y = problem(n=2 * regression._ROWS["cpu"] + 5, d=6)
+    E, y = problem(n=2 * linear_fit._ROWS["cpu"] + 5, d=6)
     assert_equals_statsmodels(fit(E, y), ols(E, y), rtol=1e-9)
 
 

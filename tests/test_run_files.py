@@ -15,8 +15,10 @@ import pytest
 from test_execute import GOOD, ROOT, notebook
 from test_parameters import GOOD as PARAMETERS
 
-from probenc_support import cache, claims, execute, parameters, results, run_files
+from probenc_support import cache, claims
 from probenc_support.errors import InputError
+from probenc_support.notebook import parameters, results
+from probenc_support.runs import execute, run_files
 
 
 @pytest.fixture(autouse=True)

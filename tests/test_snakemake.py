@@ -21,8 +21,8 @@ import pytest
 import tiny
 import yaml
 
-from probenc_support import execute, matrix
 from probenc_support.errors import InputError
+from probenc_support.runs import execute, matrix
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ("01_one", "02_two", "03_three", "04_four", "05_five")
@@ -459,9 +459,3 @@ def test_a_matrix_that_cannot_be_is_refused(config: dict[str, Any], says: str) -
 def test_folder_names_are_safe(model: str, folder: str) -> None:
     assert execute.slug(model) == folder
     assert "/" not in execute.slug(model)
-
-
-def test_a_notebook_depends_on_the_modules_it_imports_and_no_other() -> None:
-    names = {path.stem for path in matrix.modules(ROOT / "notebooks" / "06_across_models.ipynb")}
-    assert {"comparison", "claims", "figures", "parameters", "results", "cache"} <= names
-    assert not {"steering", "pruning", "training", "matrix", "__main__"} & names

@@ -17,10 +17,10 @@ from scipy.spatial import distance
 from sklearn.linear_model import lasso_path as sklearn_lasso_path
 from test_notebooks import execute
 
-from probenc_support import concentration, regression, sparsity
+from probenc_support import regression, sparsity
 from probenc_support.errors import InputError
 from probenc_support.regression import Design
-from probenc_support.sparsity import Components, Statistics
+from probenc_support.sparsity import Components, Statistics, concentration
 
 problems = st.tuples(st.integers(2, 8), st.integers(30, 90), st.integers(0, 2**32 - 1)).filter(
     lambda shape: np.linalg.cond(problem(shape[1], shape[0], seed=shape[2])[0]) < 1e4
