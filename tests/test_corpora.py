@@ -20,8 +20,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from probenc_support import corpora
-from probenc_support.corpora import encoding as encoding
-from probenc_support.corpora import texts
+from probenc_support.corpora import blocks_of_text, encoding, texts
 from probenc_support.errors import InputError
 
 TOKENIZER = tiny.tokenizer()
@@ -144,7 +143,7 @@ def test_few_tokens_of_a_large_file_cost_little(
     lengths = []
     encode = corpora.encode
     monkeypatch.setattr(
-        encoding, "encode", lambda t, text: lengths.append(len(text)) or encode(t, text)
+        blocks_of_text, "encode", lambda t, text: lengths.append(len(text)) or encode(t, text)
     )
     corpora.blocks(str(path), TOKENIZER, n_positions=1024)
     assert path.stat().st_size > 8_000_000

@@ -20,8 +20,7 @@ from safetensors.torch import save_file
 from scipy import stats
 from test_training import TINY
 
-from probenc_support import dynamics, inference
-from probenc_support.corpora import counts as corpora
+from probenc_support import corpora, dynamics, inference
 from probenc_support.dynamics import (
     BODY,
     EMBEDDING,

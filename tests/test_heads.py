@@ -183,7 +183,7 @@ def test_heads_that_cannot_be_swapped_are_refused(tmp_path: Path) -> None:
 @pytest.mark.real_model
 def test_the_real_model_speaks_through_a_pruned_head(real_lm: Any, real_detection: Any) -> None:
     fit, test = real_detection.h[:1536], real_detection.h[1536:1792]
-    weights = pruning.power_weights(real_detection.log_a, 0.75)
+    weights = pruning.power_weights(real_detection.log_a_rows, 0.75)
     made = pruning.rotated_basis(real_lm.E, fit, weights)
     removed = pruning.levels([0.3], real_lm.d)[0]
     swept = pruning.sweep(real_lm.head, made, test, [removed])

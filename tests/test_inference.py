@@ -42,9 +42,9 @@ def test_pass_equals_brute_force_on_every_head_style(tiny_lm: Any) -> None:
     log_p = _brute_force(tiny_lm, blocks)
     N = len(log_p)
     torch.testing.assert_close(
-        found.log_a, torch.logsumexp(log_p, 0) - math.log(N), rtol=0, atol=1e-5
+        found.log_a_rows, torch.logsumexp(log_p, 0) - math.log(N), rtol=0, atol=1e-5
     )
-    torch.testing.assert_close(found.mean_log_p, log_p.mean(0), rtol=0, atol=1e-5)
+    torch.testing.assert_close(found.mean_log_p_rows, log_p.mean(0), rtol=0, atol=1e-5)
     known = found.targets >= 0
     expected = log_p[torch.arange(N)[known], found.targets[known]]
     torch.testing.assert_close(found.target_log_p[known], expected, rtol=0, atol=1e-5)
@@ -64,7 +64,7 @@ def test_first_order_is_exact_and_jensens_gap_is_never_negative(tiny_lm: Any) ->
     found = detect(tiny_lm, _blocks(tiny_lm), cache=False, progress=False)
     closed = theory.first_order(tiny_lm.head, found.h, found.z)
     torch.testing.assert_close(closed, -found.mean_log_p, rtol=0, atol=1e-5)
-    assert bool((found.log_a >= found.mean_log_p - 1e-6).all())
+    assert bool((found.log_a_rows >= found.mean_log_p_rows - 1e-6).all())
 
 
 def test_variance_of_log_probability_equals_brute_force(tiny_lm: Any) -> None:
@@ -78,7 +78,7 @@ def test_variance_of_log_probability_equals_brute_force(tiny_lm: Any) -> None:
 def test_groups_make_up_the_whole_and_last_positions_are_the_blocks_ends(tiny_lm: Any) -> None:
     blocks = _blocks(tiny_lm, n_blocks=7)
     found = detect(tiny_lm, blocks, cache=False, progress=False)
-    groups = torch.arange(len(found.log_a_groups))
+    groups = torch.arange(len(found.log_a_groups_rows))
     torch.testing.assert_close(found.y_of_groups(groups), found.y, rtol=0, atol=1e-5)
     assert int(found.group_sizes.sum()) == found.n_positions == blocks.n_positions
     last = detect(tiny_lm, blocks, positions="last", cache=False, progress=False)
@@ -99,9 +99,9 @@ def test_more_blocks_than_groups_keep_the_sum() -> None:
     lm = tiny.language_model("tied")
     blocks = _blocks(lm, n_blocks=inference.MAX_GROUPS + 9, length=8)
     found = detect(lm, blocks, cache=False, progress=False)
-    assert len(found.log_a_groups) == inference.MAX_GROUPS
+    assert len(found.log_a_groups_rows) == inference.MAX_GROUPS
     expected = torch.logsumexp(_brute_force(lm, blocks), 0) - math.log(blocks.n_positions)
-    torch.testing.assert_close(found.log_a, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found.log_a_rows, expected, rtol=0, atol=1e-5)
 
 
 def test_groups_are_documents_also_where_these_end_within_a_block() -> None:
@@ -144,7 +144,9 @@ def test_sums_of_documents_that_lie_in_several_shards(monkeypatch: Any) -> None:
     for group in range(9):
         mine = log_p[documents == group]
         expected = torch.logsumexp(mine, 0) - math.log(len(mine))
-        torch.testing.assert_close(found.log_a_groups[group].double(), expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            found.log_a_groups_rows[group].double(), expected, rtol=0, atol=1e-5
+        )
     torch.testing.assert_close(found.y_of_groups(torch.arange(9)), found.y, rtol=0, atol=1e-5)
 
 
@@ -367,7 +369,7 @@ def test_gpu_pass_agrees_with_the_cpu() -> None:
 
     on_gpu = wrap(tiny.model("bias").cuda(), tiny.tokenizer(), name="gpu")
     found = detect(on_gpu, _blocks(on_gpu), cache=False, progress=False)
-    torch.testing.assert_close(found.log_a, reference.log_a, rtol=0, atol=1e-4)
+    torch.testing.assert_close(found.log_a_rows, reference.log_a, rtol=0, atol=1e-4)
 
 
 @pytest.mark.real_model
@@ -376,4 +378,4 @@ def test_real_pass_equals_the_models_own_logits(real_lm: Any) -> None:
     found = detect(real_lm, blocks, cache=False, progress=False)
     log_p = _brute_force(real_lm, blocks)
     expected = torch.logsumexp(log_p, 0) - math.log(len(log_p))
-    torch.testing.assert_close(found.log_a, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found.log_a_rows, expected, rtol=0, atol=1e-5)

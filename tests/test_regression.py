@@ -13,7 +13,7 @@ from statsmodels.datasets import longley
 
 from probenc_support import regression
 from probenc_support.errors import InputError
-from probenc_support.regression import Design, fit, linear_fit
+from probenc_support.regression import Design, fit
 
 shapes = st.tuples(st.integers(1, 8), st.integers(12, 80), st.integers(0, 2**32 - 1))
 
@@ -273,7 +273,7 @@ def test_digits_lost_by_subtraction_are_found_again():
 
 
 def test_more_rows_than_a_block_holds():
-    E, y = problem(n=2 * linear_fit._ROWS["cpu"] + 5, d=6)
+    E, y = problem(n=2 * arrays._ROWS["cpu"] + 5, d=6)
     assert_equals_statsmodels(fit(E, y), ols(E, y), rtol=1e-9)
 
 

@@ -41,15 +41,16 @@ seed = 0
 results_dir = ""
 """
 
-LOADS = """from probenc_support import models, parameters
-from probenc_support.results import Results
+LOADS = """from probenc_support import models
+from probenc_support.notebook import parameters
+from probenc_support.notebook.results import Results
 import pandas as pd
 
 p = parameters.check("{name}", globals())
 lm = models.load(p.model)
 results = Results(p, lm)
-results.metrics(rows=lm.V, width=lm.d)
-results.table("rows", pd.DataFrame({{"row": range(3)}}))
+results.add_metrics(rows=lm.V, width=lm.d)
+results.add_table("rows", pd.DataFrame({{"row": range(3)}}))
 results.finish()
 """
 

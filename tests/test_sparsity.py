@@ -335,7 +335,7 @@ def test_notebook_end_to_end(tmp_path, text_file, style, eval_corpus):
 
 @pytest.mark.real_model
 def test_identities_and_sparsity_of_a_real_embedding(real_lm, real_detection):
-    E, y = real_lm.E[real_lm.tokens], real_detection.y[real_lm.tokens]
+    E, y = real_lm.E[real_lm.tokens], real_detection.y
     design = Design.of(E)
     found, full = Statistics.of(design, y), design.fit(y).r2
     components = Components.of(found)

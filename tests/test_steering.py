@@ -94,7 +94,7 @@ def test_closed_form_fails_for_a_head_scale_that_is_ignored() -> None:
 @pytest.mark.real_model
 def test_closed_form_on_the_real_model(real_lm: Any, real_detection: Any) -> None:
     blocks = corpora.blocks("python-manual", real_lm.tokenizer, n_positions=512)
-    tokens = steering.spread_over_ranks(real_detection.log_a, real_lm.tokens, 4)
+    tokens = steering.spread_over_ranks(real_detection.log_a_rows, real_lm.tokens, 4)
     h, z = real_detection.h[:512], real_detection.z[:512]
     vector = steering.default_direction(real_detection)
     log_p = real_lm.head.log_p(h, tokens, z)
@@ -152,7 +152,9 @@ def test_the_check_of_the_notebook_on_the_real_model(
 ) -> None:
     """Also for the newline, of which the model is nearly certain at some positions."""
     ids = corpora.blocks(corpus, real_lm.tokenizer, n_positions=64, sequence_length=64).ids
-    tokens = steering.spread_over_ranks(real_detection.log_a, real_lm.tokens, 20)[[0, 5, 10, 19]]
+    tokens = steering.spread_over_ranks(real_detection.log_a_rows, real_lm.tokens, 20)[
+        [0, 5, 10, 19]
+    ]
     vector = steering.default_direction(real_detection)
     assert steering.closed_form_error(real_lm, ids, tokens, (0.05, 20.0), vector) < 5e-5
 
@@ -446,7 +448,7 @@ def test_steered_model_gives_the_scales(style: str) -> None:
         own = detection_of(steered.lm, ids)
     assert float(new[70] / old[70]) == pytest.approx(3.0, rel=1e-4)
     assert float(new[80] / old[80]) == pytest.approx(0.75, rel=1e-4)
-    torch.testing.assert_close(own.log_a.exp(), new, rtol=1e-4, atol=1e-12)
+    torch.testing.assert_close(own.log_a_rows.exp(), new, rtol=1e-4, atol=1e-12)
     torch.testing.assert_close(steered.expected, new[[70, 80]], rtol=1e-4, atol=1e-12)
     assert steered.lm.weights_hash != lm.weights_hash
 
@@ -555,7 +557,7 @@ def test_bad_input_is_one_sentence(scales: Any, sentence: str) -> None:
 def test_more_bad_input() -> None:
     lm = tiny.language_model("padded")
     detection = detection_of(lm, some_ids())
-    a = detection.log_a.exp()
+    a = detection.log_a_rows.exp()
     half = {i: 0.6 / float(a[i]) for i in (70, 80)}
     for scales, sentence in (
         (half, "Together these tokens"),

@@ -28,7 +28,7 @@ def test_from_few_positions_to_all_of_them() -> None:
     sizes = table[table["direction"] == "paper"].groupby("positions").size()
     assert sizes.to_dict() == {8: 4, 64: 2, 256: 1}, "no more positions than there are"
 
-    A = torch.from_numpy(design.fit(detection.y[lm.tokens]).slopes)
+    A = torch.from_numpy(design.fit(detection.y).slopes)
     ridge = steering.choose_ridge([Moments.of(part) for part in detection.h.tensor_split(4)])
     vectors = {
         "paper": Omega(3, 1).direction(A),

@@ -22,7 +22,7 @@ from torch import Tensor
 from probenc_support import cache, corpora, models, roster
 from probenc_support.corpora import built_in_texts
 from probenc_support.errors import InputError
-from probenc_support.models import checkpoints, recipes, training, training_text
+from probenc_support.models import checkpoints, training, training_text
 from probenc_support.models.recipes import RECIPES, Recipe
 from probenc_support.models.training_text import Text
 
@@ -167,7 +167,7 @@ def test_literal_special_tokens_in_the_training_text_stay_text(tmp_path: Path) -
 def test_a_model_of_another_version_is_not_taken(
     text_file: Path, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recipes, "VERSION", recipes.VERSION + 1)
+    monkeypatch.setattr(training, "VERSION", training.VERSION + 1)
     with pytest.raises(InputError, match="another version"):
         train(text_file, run_folder)
 
@@ -222,7 +222,7 @@ KILLED = """
     import torch
     sys.path.insert(0, {tests!r})
     torch.set_num_threads(1)
-    from probenc_support import training
+    from probenc_support.models import training
     from test_training import train
 
     def dying(where, at):

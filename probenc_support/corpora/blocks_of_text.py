@@ -11,31 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from probenc_support.corpora.apart import apart_from, check_apart, fingerprints, to_avoid
-from probenc_support.corpora.counts import COUNT_LIMIT, token_counts
-from probenc_support.corpora.encoding import encode, encode_documents, encoded, pieces
-from probenc_support.corpora.texts import built_in, documents, label, stream, text
+from probenc_support.corpora.apart import apart_from, fingerprints, to_avoid
+from probenc_support.corpora.encoding import encode, encoded, pieces
+from probenc_support.corpora.texts import label, stream
 from probenc_support.corpora.token_blocks import TokenBlocks, from_ids
 from probenc_support.errors import InputError
-
-__all__ = [
-    "COUNT_LIMIT",
-    "TokenBlocks",
-    "apart_from",
-    "blocks",
-    "built_in",
-    "check_apart",
-    "documents",
-    "encode",
-    "encode_documents",
-    "fingerprints",
-    "from_ids",
-    "label",
-    "parts",
-    "stream",
-    "text",
-    "token_counts",
-]
 
 
 def blocks(

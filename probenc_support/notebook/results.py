@@ -184,7 +184,7 @@ def _processor() -> str:
 
 def commit() -> str:
     """Commit of the checkout that holds this package, with `+` if files differ; empty: unknown."""
-    here = Path(__file__).resolve().parents[1]
+    here = Path(__file__).resolve().parents[2]
 
     def git(*words: str) -> str:
         try:

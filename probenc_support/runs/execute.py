@@ -20,7 +20,7 @@ from probenc_support.names import ALL_MODELS as ALL_MODELS
 from probenc_support.names import slug as slug
 from probenc_support.runs import portable, run_files
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 """The repository: notebooks are read below it, and the book's runs are kept there."""
 
 

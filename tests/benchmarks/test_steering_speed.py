@@ -30,7 +30,7 @@ def setting():
     lm = models.load("smollm2-135m-instruct", device="cpu", dtype="float32")
     blocks = corpora.blocks("docstrings", lm.tokenizer, n_positions=N_POSITIONS)
     detection = inference.detect(lm, blocks)
-    tokens = steering.spread_over_ranks(detection.log_a, lm.tokens, N_TOKENS)
+    tokens = steering.spread_over_ranks(detection.log_a_rows, lm.tokens, N_TOKENS)
     vector = steering.min_variance(Moments.of(detection.h), 1e-4)
     return lm, blocks, detection, tokens, vector
 
