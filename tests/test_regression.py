@@ -13,7 +13,7 @@ from statsmodels.datasets import longley
 
 from probenc_support import regression
 from probenc_support.errors import InputError
-from probenc_support.regression import Design, fit
+from probenc_support.regression import Design, arrays, fit
 
 shapes = st.tuples(st.integers(1, 8), st.integers(12, 80), st.integers(0, 2**32 - 1))
 

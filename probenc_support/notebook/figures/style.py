@@ -3,12 +3,10 @@
 import base64
 import html
 import io
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
-import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -19,6 +17,11 @@ sky, black, grey. Give lines a style or marker as well: print has no colour."""
 
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+"""Markers of the series of one panel, in order."""
+
+
+GREY = PALETTE[7]
+"""Levels, bounds, controls, and the line where two values are equal."""
 
 
 LINES: tuple[str | tuple[int, tuple[int, ...]], ...] = (
@@ -71,22 +74,6 @@ def panel(size: tuple[float, float] = PANEL) -> tuple[Figure, Axes]:
     """
     figure = Figure(figsize=size)
     return figure, figure.subplots()
-
-
-def lines(series: Mapping[str, Any], **settings: Any) -> tuple[Figure, Axes]:
-    """A panel with one line a series over ranks 1, 2, ..., told apart by colour and by style.
-
-    Args:
-        series: [k] values by their label in the legend.
-        settings: of the axes, for instance `xlabel` or `xscale`.
-    """
-    figure, axes = panel()
-    for (label, values), colour, style in zip(series.items(), PALETTE, LINES, strict=False):
-        ranks = np.arange(1, len(values) + 1)
-        axes.plot(ranks, values, color=colour, linestyle=style, label=label)
-    axes.set(**settings)
-    axes.legend()
-    return figure, axes
 
 
 def show(*figures: Figure, caption: str, alt: str | Sequence[str], name: str) -> None:
