@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import json
 import math
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -38,6 +37,7 @@ from probenc_support.models.training_text import (
     held_out,
     prepare,
 )
+from probenc_support.progress import Progress
 
 _HEAD_LOGITS = {"cpu": 2**22, "cuda": 2**28}
 """Logits held at a time: they are the largest array of a step. On a CPU they stay in its cache."""
@@ -274,16 +274,20 @@ def train(
 
 def _to_the_end(run: _Run, progress: bool) -> None:
     run.resume()
-    report = _Progress(run) if progress else None
-    with _deterministic(run.device):
+    recipe = run.recipe
+    a_step = recipe.batch_size * recipe.sequence_length
+    what = f"training {recipe.name} (seed {run.seed})"
+    bar = Progress(what, recipe.tokens, "tokens", shown=progress)
+    with _deterministic(run.device), bar as so_far:
+        so_far.skip(run.step * a_step)
         if run.step == 0:
             run.keep()
-        while run.step < run.recipe.steps:
+        while run.step < recipe.steps:
             run.advance()
-            if run.step in run.recipe.checkpoints:
+            if run.step in recipe.checkpoints:
                 run.keep()
-            if report:
-                report(run)
+            loss = np.mean(run.losses[-10:])
+            so_far.advance(a_step, f"step {run.step} of {recipe.steps}, loss {loss:.2f} nats")
     run.finish()
 
 
@@ -304,28 +308,6 @@ def _check_same(folder: Path, recipe: Recipe, text: Text, seed: int) -> None:
         raise InputError(
             f"{folder} holds another training run (its recipe, text or seed differs, or it was "
             "made by another version): name another folder, or remove it."
-        )
-
-
-class _Progress:
-    """A line of text about every ten seconds: step, loss, speed and time left."""
-
-    def __init__(self, run: _Run) -> None:
-        self.begun, self.first, self.last = time.perf_counter(), run.step, 0.0
-
-    def __call__(self, run: _Run) -> None:
-        elapsed, recipe = time.perf_counter() - self.begun, run.recipe
-        if elapsed - self.last < 10 and run.step < recipe.steps:
-            return
-        self.last = elapsed
-        a_step = elapsed / (run.step - self.first)
-        speed = recipe.batch_size * recipe.sequence_length / a_step
-        print(
-            f"{recipe.name} (seed {run.seed}): step {run.step} of {recipe.steps}, "
-            f"loss {np.mean(run.losses[-10:]):.2f} nats, {speed:,.0f} tokens/s, "
-            f"{_duration((recipe.steps - run.step) * a_step)} left",
-            file=sys.stderr,
-            flush=True,
         )
 
 
