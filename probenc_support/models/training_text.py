@@ -12,7 +12,7 @@ from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
 from probenc_support import cache, corpora
-from probenc_support.corpora import built_in_texts
+from probenc_support.corpora import apart, built_in_texts, encoding
 from probenc_support.errors import InputError
 from probenc_support.models.recipes import VERSION, Recipe
 
@@ -134,7 +134,7 @@ def held_out(corpus: str, documents: list[str]) -> list[str]:
 def _without(held_out: list[str], documents: list[str]) -> list[str]:
     """Documents, without those that share text with what is held out (see `corpora.blocks`)."""
     avoided: frozenset[int] = frozenset().union(*map(corpora.fingerprints, held_out))
-    return [document for document in corpora.apart_from(avoided, documents) if document]
+    return [document for document in apart.apart_from(avoided, documents) if document]
 
 
 def _write_text(folder: Path, documents: list[str], recipe: Recipe, corpus: str) -> None:
@@ -158,7 +158,7 @@ def _first_tokens(
     tokenizer: PreTrainedTokenizerFast, documents: list[str], wanted: int
 ) -> NDArray[np.int64]:
     found, count = [], 0
-    for ids in corpora.encode_documents(tokenizer, documents):
+    for ids in encoding.encode_documents(tokenizer, documents):
         found.append(ids)
         count += len(ids)
         if count >= wanted:

@@ -1,4 +1,4 @@
-"""How much of the fit each component and each dimension carries (section 2.3)."""
+"""How much of the fit each component and each dimension carries (section 2.2)."""
 
 from probenc_support.sparsity.components import Components, Order, Statistics, cumulative_r2
 from probenc_support.sparsity.selection import (

@@ -1,7 +1,6 @@
 """What the encoding should be without a fit: expansions, spread of logits, classes of contexts."""
 
 from probenc_support.theory.orders import (
-    ORDERS,
     cumulant_series,
     cumulants,
     first_order,
@@ -11,7 +10,6 @@ from probenc_support.theory.orders import (
 )
 
 __all__ = [
-    "ORDERS",
     "cumulant_series",
     "cumulants",
     "first_order",
