@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import itertools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -92,14 +93,15 @@ def test_what_a_face_shows_is_there_and_explained(face: str) -> None:
 
 def explained(face: ModuleType, name: str) -> bool:
     """Whether a string stands under the assignment of a constant that a face shows."""
-    folder = Path(str(face.__file__)).parent
-    for path in folder.rglob("*.py"):
-        body = ast.parse(path.read_text(encoding="utf-8")).body
-        for node, after in zip(body, [*body[1:], None], strict=True):
-            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", 0)]
-            if any(isinstance(t, ast.Name) and t.id == name for t in targets):
-                return isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-    return False
+
+    def explains(node: ast.stmt, after: ast.stmt) -> bool:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", node)]
+        named = any(isinstance(target, ast.Name) and target.id == name for target in targets)
+        return named and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+
+    paths = Path(str(face.__file__)).parent.rglob("*.py")
+    bodies = [ast.parse(path.read_text(encoding="utf-8")).body for path in paths]
+    return any(explains(*pair) for body in bodies for pair in itertools.pairwise(body))
 
 
 @pytest.mark.parametrize("face", [face for face in FACES if face != "."])

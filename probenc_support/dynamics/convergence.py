@@ -25,9 +25,11 @@ EMBEDDING = "output embedding"
 
 
 BODY = "all other parameters"
+"""The group of parameters that are not E."""
 
 
 WHOLE = "all parameters"
+"""E and the body together."""
 
 
 _LAYER = re.compile(r"\b(?:layers|h|blocks|layer)\.(\d+)\.")
@@ -193,9 +195,11 @@ class _Sums:
 
 
 FREQUENCY_PART = "frequency part of E"
+"""What of E goes with -log frequency over the tokens; see `split_distances`."""
 
 
 REST = "rest of E"
+"""What of E does not."""
 
 
 def split_distances(

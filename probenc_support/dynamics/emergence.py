@@ -43,12 +43,15 @@ Array = NDArray[np.float64]
 
 
 FREQUENCY = "frequency in E"
+"""The curve of how well E tells the frequency of tokens."""
 
 
 LOSS = "loss"
+"""The curve of the loss of the next token."""
 
 
 KL = "KL to the final model"
+"""The curve of the divergence from the model at the end of training."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from probenc_support.regression import Design, Matrix, as_tensor
 from probenc_support.regression.arrays import Array
 
 Order = NDArray[np.int64]
+"""[k] numbers of dimensions or components, the first to be taken in front."""
 
 
 _CONDITION_LIMIT = 1e7
