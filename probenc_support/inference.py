@@ -40,7 +40,7 @@ MIN_DOCUMENTS = 8
 
 
 _VERSION = 4
-"""Raise it when the arithmetic of the pass changes, so that cached passes are made again."""
+"""Increase it when the arithmetic of the pass changes, so that cached passes are made again."""
 
 
 _LIBRARIES = ("torch", "transformers", "tokenizers")
@@ -145,7 +145,7 @@ class Detection:
 def evenly(n: int, count: int) -> Tensor:
     """[count] int64 of 0 to n - 1, evenly spread, both ends among them; [0] for a count of one.
 
-    In integers: a line of floats, rounded, has other entries on another processor.
+    Computed in integers, since evenly spaced floats, once rounded, may differ between processors.
     """
     gaps = max(1, count - 1)
     return (2 * torch.arange(count) * (n - 1) + gaps) // (2 * gaps)
@@ -232,7 +232,7 @@ def _read(path: Path) -> dict[str, Tensor] | None:
 def _identity(lm: LanguageModel) -> list[Any]:
     """All that a model's numbers depend on: weights, configuration, libraries, first token.
 
-    The tokenizer is in the hash of the text's ids.
+    The tokenizer needs no entry: it decides the ids of the text, which are hashed beside this.
     """
     config = lm.model.config.to_dict()
     kept = {name: value for name, value in config.items() if name not in _NOT_ARITHMETIC}

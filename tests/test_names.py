@@ -64,7 +64,7 @@ def test_a_corpus_of_the_package_is_named_so(
     (here / "texts").mkdir()
     (here / "docstrings").symlink_to(here / "texts")
     assert corpora.label("docstrings") == "docstrings"
-    assert "docstrings is taken as the built-in corpus" in capsys.readouterr().err
+    assert "docstrings means the built-in corpus" in capsys.readouterr().err
     assert corpora.label("./texts") == "texts"
 
 

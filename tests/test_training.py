@@ -420,7 +420,7 @@ def test_impossible_runs_are_refused(text_file: Path, tmp_path: Path) -> None:
         (["pythia-giga"], "No model 'pythia-giga'"),
         (["pythia-nano", "--steps", "0"], "--steps is 0"),
         (["pythia-nano", "--seeds", "0"], "--seeds is 0"),
-        (["pythia-nano", "--steps", "8"], "name its folder by --out"),
+        (["pythia-nano", "--steps", "8"], "name one by --out"),
         (["pythia-nano", "--seeds", "2", "--out", "x"], "one seed"),
     ],
 )

@@ -108,7 +108,7 @@ class Claim:
     figure: tuple[str, str] = ("", "")
     """Notebook, and name of the figure that shows it."""
     remark: str = ""
-    """What a reader should know besides; for an untested claim, what a test would need."""
+    """What else a reader should know; for an untested claim, what a test would need."""
     changed: str = ""
     """What was changed in its rule after the first edition of the book, and why."""
 

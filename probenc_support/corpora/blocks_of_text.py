@@ -41,8 +41,8 @@ def blocks(
     wanted = n_positions // sequence_length * sequence_length
     found = _first_tokens(corpus, tokenizer, wanted, to_avoid(exclude))
     beside = (
-        f" beside the {found.n_left_out} documents that are left out, as they share text with what "
-        "is used already"
+        f" besides the {found.n_left_out} documents that are left out because they share text with "
+        "what is used already"
         if found.n_left_out
         else ""
     )

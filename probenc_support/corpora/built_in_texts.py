@@ -57,7 +57,7 @@ is under the MIT licence."""
 
 
 _VERSION = 1
-"""Raise it when the extraction of docstrings changes, so that cached text is made again."""
+"""Increase it when the extraction of docstrings changes, so that cached text is made again."""
 
 
 _BIBLE_VERSION = 1
@@ -168,7 +168,8 @@ def _chapters(source: str) -> list[list[str]]:
             found.setdefault(verse // 1000, []).append(whole[place:end])
     except (SyntaxError, ValueError, TypeError, AttributeError, StopIteration) as error:
         raise InputError(
-            f"{BIBLE.requirement} does not hold the text as it is known to; report it."
+            f"{BIBLE.requirement} does not hold the text in the form that is expected here; please "
+            "report this."
         ) from error
     return list(found.values())
 

@@ -81,8 +81,8 @@ def stream(corpus: str) -> Iterator[str]:
     """
     if corpus in built_in() and _path(corpus):
         warnings.warn(
-            f"The built-in corpus {corpus} is read, not the file or folder of that name here: "
-            f"write ./{corpus} for the latter.",
+            f"The built-in corpus {corpus} is read, not the file or folder of that name here; "
+            f"write ./{corpus} for that.",
             stacklevel=2,
         )
     if (found := built_in_texts.documents(corpus)) is not None:
@@ -262,8 +262,8 @@ def _hub_documents(corpus: str) -> Iterator[str]:
     match = re.fullmatch(r"hf:([\w.-]+(?:/[\w.-]+){0,2}):([\w.\[\]%:+-]+):([\w.-]+)", corpus)
     if not match:
         raise InputError(
-            f"{corpus!r} is no data set of the hub; it reads hf:name/config:split:column, for "
-            "instance hf:Salesforce/wikitext/wikitext-2-raw-v1:validation:text."
+            f"{corpus!r} does not name a data set of the hub, as hf:name/config:split:column does, "
+            "for instance hf:Salesforce/wikitext/wikitext-2-raw-v1:validation:text."
         )
     name, split, column = match.groups()
     parts = name.split("/")

@@ -1,7 +1,7 @@
 """The checkpoints of a training run: in a folder, on the hub, or of a model that is trained here.
 
-What is read is as little as will do: for the output embedding of a checkpoint on the hub, the
-bytes of that one tensor.
+No more is read than is needed: for the output embedding of a checkpoint on the hub, the bytes of
+that one tensor.
 """
 
 import hashlib
@@ -147,7 +147,7 @@ def training_run(
 def record(run: TrainingRun) -> dict[str, Any]:
     """What training here left about a run (see `training.record`); empty for any other run.
 
-    A file of that name that tells no recipe is somebody else's.
+    A `training.json` without a recipe was written by another program and is ignored.
     """
     if not run.local or not (Path(run.source) / "training.json").is_file():
         return {}
@@ -233,9 +233,9 @@ def distinct(
 ) -> tuple[TrainingRun, dict[int, int]]:
     """A run without the checkpoints that repeat the weights of another one.
 
-    Published runs have had branches that all hold the final weights. Which step such weights are
-    of cannot be told from them, so of equal checkpoints one is kept: the last step of the run where
-    it is among them, else the earliest.
+    In some published runs, branches of several steps all hold the final weights. The weights do not
+    show which step they belong to, so one of several equal checkpoints is kept: the last step of
+    the run if it is among them, else the earliest.
 
     Args:
         embedding_only: compare E alone, where nothing else is fetched.

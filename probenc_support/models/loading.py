@@ -29,9 +29,9 @@ def load(
         device: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, `mps`.
         dtype: `auto` (bfloat16 on a GPU, float32 else), `float32`, `float64`, `bfloat16`,
             `float16`. Head arithmetic is float32 in every case.
-        first_token: what the model reads before every text, at no position of its own: `auto`
-            (what the tokenizer puts there by default, else nothing), `none`, or a token.
-        trust_remote_code: run code that the model's repository brings. Off unless asked by name.
+        first_token: what the model reads before every text, which does not count as a position:
+            `auto` (what the tokenizer puts there by default, else nothing), `none`, or a token.
+        trust_remote_code: run code that comes with the model's repository; off by default.
 
     Raises:
         InputError: no such model, it cannot be fetched or read, or it fails a check.

@@ -1,4 +1,4 @@
-"""Loads a model folder with transformers, and refuses what transformers would pass over."""
+"""Loads a model folder with transformers, and refuses what transformers would only warn of."""
 
 import contextlib
 import logging
@@ -34,7 +34,7 @@ def resolve_device(device: str) -> torch.device:
         torch.empty(1, device=found)
     except (RuntimeError, AssertionError) as error:
         raise InputError(
-            f"device {device!r} is not to be had on this machine; use auto or cpu."
+            f"This machine has no device {device!r} that torch can use; choose auto or cpu."
         ) from error
     return found
 

@@ -3,7 +3,7 @@
 Architecture, initialisation, optimiser, schedule shape and the names of the checkpoints follow
 Pythia (Biderman et al. 2023, arXiv 2304.01373): parallel blocks, rotary positions, an untied head,
 AdamW, warm-up and cosine decay, checkpoints at steps 0, 1, 2, 4, ... 512 and evenly from there on.
-Nano keeps every second step up to 64 besides, as what comes first is decided there.
+Nano keeps every second step up to 64 as well, since what is learnt first is decided there.
 """
 
 import argparse
@@ -40,7 +40,8 @@ from probenc_support.models.training_text import (
 from probenc_support.progress import Progress
 
 _HEAD_LOGITS = {"cpu": 2**22, "cuda": 2**28}
-"""Logits held at a time: they are the largest array of a step. On a CPU they stay in its cache."""
+"""Logits that are held at a time, since those of all positions would be the largest array of a
+step. On a CPU, so few stay in its cache."""
 
 
 def new_model(recipe: Recipe, seed: int) -> GPTNeoXForCausalLM:
@@ -148,7 +149,7 @@ class _Run:
         self.seconds += time.perf_counter() - begun
 
     def keep(self) -> None:
-        """Writes the weights as a folder `step<n>`, then what a resumed run needs besides."""
+        """Writes the weights as a folder `step<n>`, then what else a resumed run needs."""
         with cache.atomic_path(self.folder / f"step{self.step}") as folder:
             with runtime.quiet():
                 self.model.save_pretrained(folder)
@@ -292,7 +293,7 @@ def _to_the_end(run: _Run, progress: bool) -> None:
 
 
 def _check_same(folder: Path, recipe: Recipe, text: Text, seed: int) -> None:
-    """A folder belongs to one run: resuming another one in it would mix two models."""
+    """Refuses a folder of another run, since resuming there would mix two models."""
     mine = {"recipe": asdict(recipe), "text": text.hash, "seed": seed, "version": VERSION}
     path = folder / "recipe.json"
     if not path.is_file():
@@ -382,9 +383,14 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.seeds < 1:
         raise InputError(f"--seeds is {arguments.seeds}; train at least one.")
     if arguments.steps is not None and not arguments.out:
-        raise InputError("A run of another length is another model: name its folder by --out.")
+        raise InputError(
+            "A run of another length gives another model, which needs a folder of its own: name "
+            "one by --out."
+        )
     if arguments.out and arguments.seeds > 1:
-        raise InputError("--out names one folder, so it goes with one seed.")
+        raise InputError(
+            "--out names one folder, which can hold one seed only; leave out --out or --seeds."
+        )
     for seed in range(arguments.seed, arguments.seed + arguments.seeds):
         options = {"corpus": arguments.corpus, "seed": seed, "device": arguments.device}
         if arguments.out:

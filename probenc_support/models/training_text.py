@@ -17,8 +17,8 @@ from probenc_support.errors import InputError
 from probenc_support.models.recipes import VERSION, Recipe
 
 END_OF_TEXT = "<|endoftext|>"
-"""Token 0. It never occurs in the training text, as documents are joined by an empty line, and what
-reads like it there is tokenised as text."""
+"""Token 0. It never occurs in the training text: documents are joined by an empty line, and where
+the text happens to contain these characters they are tokenised as text."""
 
 
 CHARACTERS_PER_TOKEN = 6
@@ -125,7 +125,7 @@ def prepare(recipe: Recipe, corpus: str = "docstrings") -> Text:
 
 
 def held_out(corpus: str, documents: list[str]) -> list[str]:
-    """What is kept apart from training: of docstrings a corpus of its own, whole."""
+    """Documents that are kept out of training; of docstrings also all of `docstrings:held-out`."""
     own = corpus == "docstrings" or corpus.startswith("docstrings:")
     beside = corpora.stream(f"docstrings:{built_in_texts.HELD_OUT}") if own else ()
     return [*filter(built_in_texts.is_held_out, documents), *beside]
@@ -178,7 +178,7 @@ def sources(folder: Path) -> frozenset[int]:
     """
     if not (folder / "sources.npy").is_file():
         raise InputError(
-            f"{folder} was trained by an earlier version, which does not tell what text it was "
-            "trained on: train it again, or read its embeddings only (embedding_only)."
+            f"{folder} was trained by an earlier version, which did not record the text that it "
+            "was trained on: train it again, or read its embeddings only (embedding_only)."
         )
     return _read_sources(folder)

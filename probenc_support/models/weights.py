@@ -1,7 +1,7 @@
 """The weight files of a model folder: which ones count, what E is called in them, their hash.
 
-Nothing here loads a model: names come from the architecture, built without any memory, and from the
-index of the files, so that a tensor is never found by a likeness of its name.
+Nothing here loads a model. Names come from the architecture, built without allocating its weights,
+and from the index of the files, so that no tensor is taken for E because its name looks similar.
 """
 
 import hashlib
@@ -22,16 +22,16 @@ from probenc_support import cache
 from probenc_support.errors import InputError
 
 SINGLE = ("model.safetensors", "pytorch_model.bin")
-"""Weight files in the order in which transformers takes them; each may be an index of parts
+"""Weight files in the order in which transformers prefers them; each may be an index of parts
 instead (`model.safetensors.index.json`). Other files, such as a trainer's arguments or a second
-format of the same weights, are none."""
+format of the same weights, are not read."""
 
 
 BUFFERS = re.compile(
     r"(masked_bias|inv_freq|attention\.bias|attn\.bias|causal_mask|position_ids|(cos|sin)_cached"
     r"|embed_positions\.weights|decoder\.version)$"
 )
-"""Tensors that older files carry and no model trains."""
+"""Names of tensors in older files that are not trained, such as masks."""
 
 
 _HEADS = ("lm_head", "embed_out", "output", "head")
