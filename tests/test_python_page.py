@@ -158,7 +158,7 @@ def test_the_example_of_the_page_on_steering_runs(names: dict[str, str]) -> None
 
 @pytest.mark.real_model
 def test_the_first_examples_run_on_the_pretrained_model(real_lm: Any) -> None:
-    known: dict[str, Any] = {"lm": real_lm}
+    known: dict[str, Any] = {"models": models, "lm": real_lm}
     wanted, short = '"docstrings", lm.tokenizer', '"python-manual", lm.tokenizer, n_positions=2048'
     for code in examples(PAGE)[1:5]:
         code = code.replace(wanted, short)
