@@ -65,9 +65,9 @@ def pages():
 
 def site_sources():
     found = [path for path in Path("book").rglob("*") if path.is_file()]
-    return sorted(
-        str(path) for path in found if "runs" not in path.parts and "__pycache__" not in path.parts
-    )
+    pages = [p for p in found if "runs" not in p.parts and "__pycache__" not in p.parts]
+    # Pages show these two files of the root.
+    return sorted(map(str, [*pages, "CITATION.cff", "CONTRIBUTING.md"]))
 
 
 rule cells:
