@@ -293,9 +293,17 @@ def test_the_strip_has_a_row_a_claim_and_a_column_a_model(pages: Pages) -> None:
     ]
     for row, claim in zip(page.select(".verdict-strip tbody tr"), (CLAIM, second), strict=True):
         assert row.th.a["href"].endswith(f"claims.html#{claim.id.lower()}")
+    assert not page.select(".verdict-strip.many")
     legend = page.select_one(".legend").get_text(" ")
     assert all(str(one) in legend for one in Verdict)
     assert "— not run" in legend
+
+
+def test_a_strip_of_many_models_takes_the_whole_width(pages: Pages) -> None:
+    runs = [run_of(f"model-{i}", fit=0.9, error=0.1, shuffled=0.0) for i in range(9)]
+    page = pages.built(".. verdict-strip::", runs, CLAIM)
+    assert page.select(".verdict-strip.many")
+    assert strip_of(page)[1] == ["X title", *["holds"] * 10]
 
 
 def test_the_strip_tells_verdicts_apart_by_their_shape(pages: Pages) -> None:
@@ -311,10 +319,10 @@ def test_the_strip_tells_verdicts_apart_by_their_shape(pages: Pages) -> None:
 
 def test_the_strip_without_a_run_says_so(pages: Pages) -> None:
     page = pages.built(".. verdict-strip::", [])
-    assert "No model has run yet." in page.get_text()
+    assert "No model has run yet" in page.get_text()
     assert not page.select("table, .sign")
     of_nothing_named = pages.built(".. verdict-strip::", [run_of("a-model", "09_z", other=1.0)])
-    assert "No model has run yet." in of_nothing_named.get_text()
+    assert "No model has run yet" in of_nothing_named.get_text()
 
 
 def leave_figure(pages: Pages, model: str, caption: str, *, lines: bool = False) -> None:
@@ -348,7 +356,7 @@ def test_a_figure_is_that_of_the_first_model_that_has_it(pages: Pages, lines: bo
 
 def test_a_figure_without_a_run_says_so(pages: Pages) -> None:
     page = pages.built(".. run-figure:: 01_x fig-one", [run_of("a-model", "02_y", size=1.0)])
-    assert "No model has run this notebook yet." in page.get_text()
+    assert "No run has left this figure yet." in page.get_text()
 
 
 def test_a_box_shows_thresholds_beside_numbers_and_what_they_are_held_against() -> None:

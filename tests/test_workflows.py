@@ -17,7 +17,17 @@ import yaml
 from packaging.requirements import Requirement
 from test_environment import EXTRAS, PYTHONS, read
 
-from probenc_support import cache, corpora, execute, models, run_files
+from probenc_support import (
+    cache,
+    corpora,
+    execute,
+    figures,
+    models,
+    parameters,
+    run_files,
+    verdicts,
+)
+from probenc_support.results import Results
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -178,6 +188,29 @@ def test_the_checks_notice_what_is_not_there() -> None:
     assert list(commands({"jobs": {"a": {"steps": [{"run": "make a && make b\nmake c"}]}}})) == [
         ["make", "a"], ["make", "b"], ["make", "c"],
     ]  # fmt: skip
+
+
+def test_contributing_names_what_is_there() -> None:
+    text = read("CONTRIBUTING.md")
+    quoted = re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text)
+    asked = [targets_of(shlex.split(one)) for one in quoted if one.startswith("make ")]
+    assert {"environment", "lint", "test", "book", "check-book"} <= set().union(*asked)
+    assert set().union(*asked) <= make_targets()
+    named = [one for one in quoted if re.search(r"\.(md|txt|ya?ml|toml)$", one)]
+    assert "constraints.txt" in named
+    assert absent(named) == ["book/name.md"], "the page of the example"
+    assert not absent(re.findall(r"\]\(([^)#:]+)\)", text))
+    assert not absent(re.findall(r"python (\S+\.py)", text))
+    assert "ROSTER" in quoted
+    assert "CLAIMS" in quoted
+    calls = [one.partition("(")[0] for one in quoted if re.match(r"\w+\.\w+(\(|$)", one)]
+    for owner, name in (one.split(".") for one in calls if one.partition(".")[0] in CALLED):
+        assert hasattr(CALLED[owner], name), f"{owner}.{name}"
+
+
+CALLED = {
+    "figures": figures, "parameters": parameters, "results": Results, "verdicts": verdicts
+}  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------- Binder

@@ -131,10 +131,12 @@ class VerdictStrip(BookDirective):
         judged = ((claim, _findings(claim, table, names)) for claim in CLAIMS)
         rows = [self._row(claim, found, names) for claim, found in judged if found]
         if not rows:
-            return [raw("<p>No model has run yet.</p>")]
+            return [raw("<p>No model has run yet, so there are no verdicts.</p>")]
         heads = ["claim or question", "all models", *map(html.escape, names)]
         strip = table_of(heads, rows, label="Verdicts by claim and model")
-        return [raw(f'<div class="verdict-strip">{strip}{self._legend()}</div>')]
+        # Many models take a row of their own, below the picture.
+        many = " many" if len(names) > BESIDE_A_PICTURE else ""
+        return [raw(f'<div class="verdict-strip{many}">{strip}{self._legend()}</div>')]
 
     def _row(
         self, claim: claims.Claim, findings: list[claims.Finding], names: list[str]
@@ -155,6 +157,9 @@ class VerdictStrip(BookDirective):
     def _claims_page(self, words: str, anchor: str = "") -> str:
         return self.link(Path("book/claims.html"), words, anchor)
 
+
+BESIDE_A_PICTURE = 3
+"""So many models, at most, fit into half the width of a page."""
 
 NOT_RUN = "\N{EM DASH}"
 """In the strip; there `ABSENT` would be hard to tell from a minus."""
@@ -185,7 +190,7 @@ class RunFigure(BookDirective):
                 before, opening, caption = re.split("(<figcaption[^>]*>)", figure, maxsplit=1)
                 caption = caption.replace("</figcaption>", f" From the run of {page}.</figcaption>")
                 return [raw(f"{before}{opening}<strong>{lead}</strong> {caption}")]
-        return [raw("<p>No model has run this notebook yet.</p>")]
+        return [raw("<p>No run has left this figure yet.</p>")]
 
 
 class Changes(BookDirective):
