@@ -235,6 +235,10 @@ def test_binder_installs_the_package_at_the_pinned_versions() -> None:
     assert set(found[1].split(",")) <= EXTRAS
 
 
+IMPORTED = re.compile(r"(?m)(?:^\s*\"?\s*(?:import|from) |import_module\(\")(\w+)")
+"""Names that Python code, or the code of a notebook's file, imports."""
+
+
 def test_binder_has_what_the_notebooks_and_the_package_import() -> None:
     """By the extras that it leaves out: nothing of theirs is imported, also not in a function."""
     extras = set(binder_lines()[-1].partition("[")[2].rstrip("]").split(","))
@@ -250,12 +254,10 @@ def test_binder_has_what_the_notebooks_and_the_package_import() -> None:
     imported = {
         canonicalize_name(distribution)
         for path in files
-        for name in re.findall(
-            r"^\s*\"?\s*(?:import|from) (\w+)", path.read_text(encoding="utf-8"), re.MULTILINE
-        )
+        for name in IMPORTED.findall(path.read_text(encoding="utf-8"))
         for distribution in distributions.get(name, [])
     }
-    assert "numpy" in imported
+    assert {"numpy", "mauve-text"} <= imported
     assert not imported & left_out
 
 
