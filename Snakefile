@@ -55,7 +55,8 @@ def arguments(wildcards):
 
 
 def modules(notebook):
-    return [path.relative_to(execute.ROOT).as_posix() for path in dependencies.modules(notebook)]
+    needed = dependencies.modules(Path(notebook))
+    return [path.relative_to(execute.ROOT).as_posix() for path in needed]
 
 
 def pages():
