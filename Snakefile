@@ -6,7 +6,8 @@ import re
 import shlex
 from pathlib import Path
 
-from probenc_support import execute, matrix, names
+from probenc_support import names
+from probenc_support.runs import dependencies, execute, matrix
 
 
 # A file named on the command line stands in place of config.yaml, not on top of it.
@@ -54,7 +55,8 @@ def arguments(wildcards):
 
 
 def modules(notebook):
-    return [path.relative_to(execute.ROOT).as_posix() for path in matrix.modules(notebook)]
+    needed = dependencies.modules(Path(notebook))
+    return [path.relative_to(execute.ROOT).as_posix() for path in needed]
 
 
 def pages():

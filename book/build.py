@@ -18,9 +18,10 @@ import psutil
 import yaml
 from filelock import Timeout
 
-from probenc_support import cache, execute, matrix, names, run_files
+from probenc_support import cache, names
 from probenc_support.__main__ import in_utf8
 from probenc_support.errors import InputError
+from probenc_support.runs import execute, matrix, run_files
 
 INDEX = Path("_build/html/index.html")
 COMPLETE = INDEX.with_name(".complete")

@@ -3,7 +3,7 @@
 import subprocess
 from pathlib import Path
 
-from probenc_support import execute, matrix, run_files
+from probenc_support.runs import execute, matrix, run_files
 
 RESULTS = Path("results")
 STEPS = (".fetched", "*.benchmark.tsv", f"{run_files.FAILED}/{matrix.FETCH}.log")

@@ -126,7 +126,7 @@ def _fetch(options: argparse.Namespace) -> None:
 def _run(options: argparse.Namespace) -> int:
     import yaml
 
-    from probenc_support import execute
+    from probenc_support.runs import execute
 
     given = {name: yaml.safe_load(value) for name, value in options.parameters}
     given |= {
@@ -160,15 +160,15 @@ def _suitable(model: str) -> list[str]:
 
 
 def _train_arguments(parser: argparse.ArgumentParser) -> None:
-    from probenc_support import training
+    from probenc_support.models import training as trainer
 
-    training.add_arguments(parser)
+    trainer.add_arguments(parser)
 
 
 def _train(options: argparse.Namespace) -> int:
-    from probenc_support import training
+    from probenc_support.models import training as trainer
 
-    return int(training.main(options) or 0)
+    return int(trainer.main(options) or 0)
 
 
 def _cache(options: argparse.Namespace) -> None:
@@ -200,12 +200,12 @@ def _examine() -> list[tuple[str, bool, str]]:
     import psutil
     import torch
 
-    from probenc_support import models
+    from probenc_support import roster
 
     memory = psutil.virtual_memory().available / 1e9
     free = shutil.disk_usage(_existing(cache.cache_dir())).free / 1e9
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
-    fits = [e.name for e in models.ROSTER.values() if e.memory_gb * 1.3 + 1 < memory]
+    fits = [e.name for e in roster.ROSTER.values() if e.memory_gb * 1.3 + 1 < memory]
     rows: list[tuple[str, bool, str]] = [
         ("python", sys.version_info >= (3, 11), sys.version.split()[0]),
         ("torch", True, f"{torch.__version__}, {torch.get_num_threads()} threads"),
@@ -239,7 +239,7 @@ def _default_model() -> tuple[bool, str]:
 
 
 def _far_text() -> tuple[bool, str]:
-    from probenc_support import built_in_texts
+    from probenc_support.corpora import built_in_texts
 
     if built_in_texts.bible_is_here():
         return True, "the corpus bible is in the cache"

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,46 +27,55 @@ from probenc_support import cache as caches
 from probenc_support.corpora import TokenBlocks
 from probenc_support.errors import InputError
 from probenc_support.models import LanguageModel, check_ids, hidden_states, overflow
-from probenc_support.precision import wide, wide_device
+from probenc_support.precision import wide
+from probenc_support.progress import Progress
 
 MAX_GROUPS = 128
 """Most groups of text in which average probabilities are kept apart, for the bootstrap."""
 
+
 MIN_DOCUMENTS = 8
 """With fewer documents than this, runs of blocks are drawn in their place."""
+
 
 _VERSION = 4
 """Raise it when the arithmetic of the pass changes, so that cached passes are made again."""
 
+
 _LIBRARIES = ("torch", "transformers", "tokenizers")
 """Libraries whose release a pass may depend on."""
+
 
 _NOT_ARITHMETIC = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures")
 """Entries of a configuration that say where a model came from, not what it computes."""
 
-_CHUNK_BYTES = {"cpu": 32e6, "cuda": 2e9}
+
 _BATCH_POSITIONS = {"cpu": 1024, "cuda": 16384}
+
+
 _SHARD_POSITIONS = {"cpu": 2048, "cuda": 32768}
-_TINY = 1e-30
-"""Sums of probabilities below this are made again in log space: float32 ends at 1e-38."""
 
 
 @dataclass(frozen=True, eq=False)
 class Detection:
     """What one pass over a detecting corpus leaves (paper, section 2.1).
 
-    Indexed by token id over all V rows of the head; N positions; logarithms are natural (nats).
+    N positions; logarithms are natural (nats). What has one entry for each token has those of
+    `tokens`, in this order, as `Head.rows` does; names that end in `_rows` are indexed by token id
+    over all V rows of the head, padding included.
     """
 
     h: Tensor
     """[N, d] float32 hidden states that the head reads."""
     z: Tensor
     """[N] float64 log-partition, logsumexp over all rows of E h + b."""
-    log_a: Tensor
+    tokens: Tensor
+    """[n] int64, ascending: ids of the tokens."""
+    log_a_rows: Tensor
     """[V] float64 log of the average probability, log mean_n P(w|n)."""
-    mean_log_p: Tensor
+    mean_log_p_rows: Tensor
     """[V] float64 average log-probability, mean_n log P(w|n); never above log_a (Jensen)."""
-    log_a_groups: Tensor
+    log_a_groups_rows: Tensor
     """[G, V] float32 log of the average probability within each group of text."""
     group: Tensor
     """[N] int64 group of each position: its document, or a few small ones together; see
@@ -83,10 +93,31 @@ class Detection:
     from_cache: bool
     """Whether the whole pass was read from the cache."""
 
+    @cached_property
+    def log_a(self) -> Tensor:
+        """[n] float64 log of the average probability of each token."""
+        return self.log_a_rows[self.tokens]
+
+    @cached_property
+    def mean_log_p(self) -> Tensor:
+        """[n] float64 average log-probability of each token; never above log_a (Jensen)."""
+        return self.mean_log_p_rows[self.tokens]
+
+    @cached_property
+    def log_a_groups(self) -> Tensor:
+        """[G, n] float32 log of each token's average probability within each group of text."""
+        every = len(self.tokens) == self.log_a_groups_rows.shape[1]
+        return self.log_a_groups_rows if every else self.log_a_groups_rows[:, self.tokens]
+
     @property
     def y(self) -> Tensor:
-        """[V] float64, -log a: what the paper regresses on E."""
+        """[n] float64, -log a of each token: what the paper regresses on E."""
         return -self.log_a
+
+    @property
+    def n_groups(self) -> int:
+        """G."""
+        return int(self.log_a_groups_rows.shape[0])
 
     @property
     def n_positions(self) -> int:
@@ -96,7 +127,7 @@ class Detection:
     @property
     def group_sizes(self) -> Tensor:
         """[G] int64 positions in each group."""
-        return torch.bincount(self.group, minlength=self.log_a_groups.shape[0])
+        return torch.bincount(self.group, minlength=self.n_groups)
 
     @property
     def perplexity(self) -> float:
@@ -104,101 +135,10 @@ class Detection:
         return float(torch.exp(-self.target_log_p[self.targets >= 0].mean()))
 
     def y_of_groups(self, groups: Tensor) -> Tensor:
-        """-log a over some groups only (indices may repeat: a bootstrap sample): [V] float64."""
+        """-log a over some groups only (indices may repeat: a bootstrap sample): [n] float64."""
         log_n = self.group_sizes[groups].double().log()
         summed = torch.logsumexp(self.log_a_groups[groups].double() + log_n[:, None], dim=0)
         return torch.logsumexp(log_n, dim=0) - summed
-
-
-# ------------------------------------------------------------------------------------ the hot loop
-
-
-class HeadSums:
-    """Accumulates over positions: sums of probabilities and of logits of all V tokens.
-
-    One buffer of chunk x V is filled by a matrix product and reused; every other step is a sweep
-    over it. Sums of probabilities run in linear space in the model's precision; the few columns
-    whose sum comes near the smallest float are made again in log space.
-    """
-
-    def __init__(self, E: Tensor, b: Tensor | None = None, *, chunk: int = 0) -> None:
-        """
-        Args:
-            E: [V, d] output embedding, float32 or float64.
-            b: [V] head bias.
-            chunk: positions a matrix product; 0: as many as fit the buffer's size.
-        """
-        V = E.shape[0]
-        size = _CHUNK_BYTES.get(E.device.type, 32e6)
-        self.E, self.b = E, b
-        self.chunk = chunk or max(16, int(size / (V * E.element_size())))
-        self._buffer = E.new_empty(0)
-        self.reset()
-
-    def reset(self) -> None:
-        """Forgets all positions."""
-        V, device = self.E.shape[0], wide_device(self.E.device)
-        self.n = 0
-        self._log_sum = torch.full((V,), -torch.inf, dtype=torch.float64, device=device)
-        self._log_p_sum = torch.zeros(V, dtype=torch.float64, device=device)
-
-    def add(self, h: Tensor) -> Tensor:
-        """Adds positions with hidden states h [n, d]; returns their log-partition [n] float64."""
-        return torch.cat([self._add(part) for part in h.split(self.chunk)])
-
-    def _add(self, h: Tensor) -> Tensor:
-        if self._buffer.numel() == 0:
-            self._buffer = self.E.new_empty((self.chunk, self.E.shape[0]))
-        logits = torch.mm(h, self.E.T, out=self._buffer[: len(h)])
-        if self.b is not None:
-            logits += self.b
-        top = logits.amax(dim=1)
-        logit_sum = wide(logits.sum(dim=0))
-        weights = logits.sub_(top[:, None]).exp_()
-        mass = weights.sum(dim=1)
-        z = self._log_partition(h, weights, top, mass)
-        p_sum = torch.mv(weights.T, 1 / mass)
-        self._log_sum = torch.logaddexp(self._log_sum, self._log(p_sum, h, z))
-        self._log_p_sum += logit_sum - z.sum()
-        self.n += len(h)
-        return z
-
-    def _log_partition(self, h: Tensor, weights: Tensor, top: Tensor, mass: Tensor) -> Tensor:
-        """[n] float64 logsumexp, from weights exp(logit - top) [n, V] and their sums `mass` [n].
-
-        Where one token has more than half of the probability, its logit is made again in float64.
-        So what is left for the others, 1 - p = 1 - exp(logit - z), keeps its digits when the logit
-        is: the rounding of the matrix product would shift logit and z apart.
-        """
-        z = wide(top) + wide(mass).log()
-        sure = torch.nonzero(mass < 2).flatten()
-        best = weights[sure].argmax(dim=1)
-        logit = torch.linalg.vecdot(wide(h[sure]), wide(self.E[best]))
-        if self.b is not None:
-            logit += wide(self.b[best])
-        z[sure.to(z.device)] += logit - wide(top[sure])
-        return z
-
-    def _log(self, p_sum: Tensor, h: Tensor, z: Tensor) -> Tensor:
-        """log of the sums of probabilities, exact also where they underflow."""
-        log_sum = wide(p_sum).log()
-        low = torch.nonzero(p_sum < _TINY).flatten()
-        for columns in low.split(4096):
-            logits = wide(h) @ wide(self.E[columns]).T
-            if self.b is not None:
-                logits += wide(self.b[columns])
-            log_sum[columns.to(z.device)] = torch.logsumexp(logits - z[:, None], dim=0)
-        return log_sum
-
-    @property
-    def log_a(self) -> Tensor:
-        """[V] float64 log of the average probability."""
-        return self._log_sum - math.log(self.n)
-
-    @property
-    def mean_log_p(self) -> Tensor:
-        """[V] float64 average log-probability."""
-        return self._log_p_sum / self.n
 
 
 def evenly(n: int, count: int) -> Tensor:
@@ -208,29 +148,6 @@ def evenly(n: int, count: int) -> Tensor:
     """
     gaps = max(1, count - 1)
     return (2 * torch.arange(count) * (n - 1) + gaps) // (2 * gaps)
-
-
-def logits_of(E: Tensor, b: Tensor | None, h: Tensor) -> Tensor:
-    """[n, V] logits of hidden states h [n, d]; E: [V, d], b: [V] or None."""
-    return h @ E.T if b is None else torch.addmm(b, h, E.T)
-
-
-@torch.inference_mode()
-def log_average_probability(E: Tensor, b: Tensor | None, h: Tensor) -> Tensor:
-    """log a for given hidden states, without a pass of the body.
-
-    Args:
-        E: [V, d]; b: [V] or None; h: [n, d], n positions of any choice.
-
-    Returns:
-        [V] float64, nats, on the CPU.
-    """
-    sums = HeadSums(E, b)
-    sums.add(h.to(E))
-    return sums.log_a.cpu()
-
-
-# ---------------------------------------------------------------------------------------- the pass
 
 
 @torch.inference_mode()
@@ -427,7 +344,7 @@ class _Plan:
         rows = torch.arange(shard.start, shard.stop)
         kept = read(self.lm, self.blocks.ids[rows], positions=self.positions)
         part = self._facts(rows)
-        sums = HeadSums(self.lm.E, self.lm.b)
+        sums = self.lm.head.sums()
         zs, log_sums, log_p_sums = [], [], []
         part["groups"] = part["group"].unique()
         for group in part["groups"]:
@@ -470,11 +387,13 @@ class _Plan:
             name: torch.cat([part[name] for part in parts])
             for name in ("h", "z", "group", "block", "targets", "target_log_p")
         }
+        log_sum = torch.logsumexp(torch.stack([part["log_sum"] for part in parts]), dim=0)
         return Detection(
             **joined,
-            log_a_groups=_log_a_groups(parts, torch.bincount(joined["group"])),
-            log_a=torch.logsumexp(torch.stack([p["log_sum"] for p in parts]), dim=0) - math.log(n),
-            mean_log_p=torch.stack([p["log_p_sum"] for p in parts]).sum(dim=0) / n,
+            tokens=self.lm.tokens.cpu(),
+            log_a_groups_rows=_log_a_groups(parts, torch.bincount(joined["group"])),
+            log_a_rows=log_sum - math.log(n),
+            mean_log_p_rows=torch.stack([p["log_p_sum"] for p in parts]).sum(dim=0) / n,
             seconds=sum(float(part["seconds"]) for part in parts),
             peak_memory_mb=max(float(part["peak_memory_mb"]) for part in parts),
             from_cache=from_cache,
@@ -497,37 +416,3 @@ def peak_memory_mb(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 1e6
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak / 1e3
-
-
-class Progress:
-    """A line to stderr now and then: how far, how fast, how long still."""
-
-    def __init__(self, what: str, total: int, unit: str, *, every: float = 10.0) -> None:
-        self.what, self.total, self.unit, self.every = what, total, unit, every
-        self.start(enabled=False)
-
-    def start(self, *, enabled: bool) -> None:
-        """Starts the clock."""
-        self.enabled = enabled
-        self.done = self.skipped = 0
-        self.started = self.said = time.perf_counter()
-
-    def skip(self, count: int) -> None:
-        """Counts work that was done before: it tells nothing about the speed."""
-        self.done += count
-        self.skipped += count
-
-    def advance(self, count: int) -> None:
-        """Counts work, and says so every few seconds."""
-        self.done += count
-        now = time.perf_counter()
-        if self.enabled and now - self.said >= self.every:
-            self.said = now
-            rate = (self.done - self.skipped) / (now - self.started)
-            left = (self.total - self.done) / rate
-            print(
-                f"{self.what}: {self.done:,} of {self.total:,} {self.unit}, {rate:,.0f} a second, "
-                f"{left:,.0f} s left",
-                file=sys.stderr,
-                flush=True,
-            )

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from probenc_support import claims, rule_book
+from probenc_support import claims
+from probenc_support.claims import rule_book
 
 
 def check_run_of_a_null_model(notebook: str, metrics: Mapping[str, float]) -> None:

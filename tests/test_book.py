@@ -15,7 +15,9 @@ from browser import CHROMIUM, DRIVER, MISSING, Browser, browser
 from bs4 import BeautifulSoup
 from test_notebooks import check_outputs
 
-from probenc_support import claims, execute, matrix, rule_book
+from probenc_support import claims, names
+from probenc_support.claims import rule_book
+from probenc_support.runs import execute, matrix
 
 ROOT = Path(__file__).resolve().parents[1]
 SITE = ROOT / "_build" / "html"
@@ -261,7 +263,7 @@ def table_of_runs() -> dict[str, Any]:
     """Metrics by model and notebook, the models in the order of the configuration."""
     table = claims.metrics_by_model(claims.runs(RUNS))
     config = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
-    first = [execute.slug(name) for name in matrix.models(config)]
+    first = [names.slug(name) for name in matrix.models(config)]
     return {name: table[name] for name in [*first, *table] if name in table}
 
 

@@ -11,8 +11,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probenc_support import built_in_texts, cache, corpora, matrix, models, training
+from probenc_support import cache, corpora, roster
+from probenc_support.corpora import built_in_texts
 from probenc_support.errors import InputError
+from probenc_support.models import recipes, training_text
+from probenc_support.runs import matrix
 
 TOKENIZER = tiny.tokenizer()
 
@@ -174,8 +177,8 @@ def test_real_bible_is_far_from_the_docstrings(bible: list[str]) -> None:
 
 
 def test_held_out_docstrings_share_no_text_with_what_nano_is_trained_on() -> None:
-    recipe = training.RECIPES["pythia-nano"]
-    text = training.prepare(recipe)
+    recipe = recipes.RECIPES["pythia-nano"]
+    text = training_text.prepare(recipe)
     ids = torch.from_numpy(text.train)
     trained_on = corpora.from_ids(ids, corpus="training", sources=text.sources)
     held_out = corpora.blocks("docstrings:held-out", text.tokenizer, n_positions=10**8)
@@ -189,7 +192,7 @@ def test_held_out_docstrings_share_no_text_with_what_nano_is_trained_on() -> Non
 
 def test_the_book_judges_what_it_trains_by_text_that_was_held_out() -> None:
     config = yaml.safe_load((Path(__file__).parents[1] / "config.yaml").read_text(encoding="utf-8"))
-    sources = {name: entry.source for name, entry in models.ROSTER.items()}
+    sources = {name: entry.source for name, entry in roster.ROSTER.items()}
     trained = [c for c in matrix.cells(config) if sources.get(c.model, "").startswith("trained:")]
     assert trained
     assert {cell.parameters["corpus"] for cell in trained} == {"docstrings:held-out"}

@@ -11,9 +11,10 @@ from bs4 import BeautifulSoup
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from probenc_support import claims, verdicts
+from probenc_support import claims
 from probenc_support.claims import Claim, Criterion, Kind, Run, State, Verdict, judge, overall
-from probenc_support.rule_book import CLAIMS
+from probenc_support.claims.rule_book import CLAIMS
+from probenc_support.notebook import verdicts
 
 ROOT = Path(__file__).resolve().parents[1]
 HIGH = Criterion("01_x", "fit", "a fit", at_least=0.8)
@@ -383,8 +384,8 @@ def test_claims_name_figures_that_the_notebooks_leave() -> None:
 def test_metrics_of_rules_on_training_stand_in_the_code_that_leaves_them() -> None:
     """Part 05 leaves them only where frequency was learnt, which no tiny model's run does."""
     notebook = ROOT / "notebooks" / "05_training_dynamics.ipynb"
-    modules = [*(ROOT / "probenc_support").glob("*.py"), notebook]
-    texts = [path.read_text(encoding="utf-8") for path in modules if path.name != "rule_book.py"]
+    modules = [*(ROOT / "probenc_support" / "dynamics").glob("*.py"), notebook]
+    texts = [path.read_text(encoding="utf-8") for path in modules]
     for one in (one for claim in CLAIMS for one in claim.measured):
         if one.notebook == "05_training_dynamics":
             assert any(re.search(rf"\b{one.metric}\b", text) for text in texts), one.metric

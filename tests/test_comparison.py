@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from probenc_support import comparison
-from probenc_support.claims import Run
+from probenc_support.claims import Run, comparison
 from probenc_support.errors import InputError
 
 
@@ -78,7 +77,8 @@ def test_a_planted_relation_is_found_and_chance_is_not() -> None:
 
 
 def test_what_is_named_beforehand_can_pass_with_as_few_models_as_it_asks_for() -> None:
-    from probenc_support import claims, rule_book
+    from probenc_support import claims
+    from probenc_support.claims import rules_of_questions
 
     for n, planted, verdict in ((5, True, "holds"), (5, False, "does not hold"), (4, True, None)):
         runs = models(n, planted=planted)
@@ -89,7 +89,7 @@ def test_what_is_named_beforehand_can_pass_with_as_few_models_as_it_asks_for() -
             continue
         assert found["p_holm"].min() >= found["p_smallest"].max() - 1e-12
         metrics = {"n_models_sparsity": n, "p_best_gini": found["p_holm"].min()}
-        finding = claims.judge(rule_book.Q1, "all-models", {"06_across_models": metrics})
+        finding = claims.judge(rules_of_questions.Q1, "all-models", {"06_across_models": metrics})
         assert finding.verdict == verdict
 
 

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from scipy import stats
 from test_sparsity import problem, statistics
 
-from probenc_support import concentration, correlations, sparsity
-from probenc_support.concentration import Concentration
+from probenc_support import sparsity
 from probenc_support.regression import Design
-from probenc_support.sparsity import Components
+from probenc_support.sparsity import Components, concentration, correlations
+from probenc_support.sparsity.concentration import Concentration
 
 vectors = st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=40).filter(lambda v: any(v))
 

@@ -7,9 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from probenc_support import context_classes, theory
-from probenc_support.context_classes import ContextClasses
+from probenc_support import theory
 from probenc_support.errors import InputError
+from probenc_support.head import Head
+from probenc_support.theory import context_classes
+from probenc_support.theory.context_classes import ContextClasses
 
 seeds = st.integers(0, 2**31 - 1)
 
@@ -31,7 +33,7 @@ def test_any_classes_bound_y_from_above(seed, k, bias):
     E, b, h, z, y = problem(seed, bias=bias)
     label = torch.randint(k, (len(h),), generator=torch.Generator().manual_seed(seed))
     classes = ContextClasses.of(h, z, label)
-    assert (classes.y_bound(E, b) >= y - 1e-10).all()
+    assert (classes.y_bound(Head(E, b)) >= y - 1e-10).all()
     assert classes.shares.sum() == pytest.approx(1.0)
 
 
@@ -40,9 +42,9 @@ def test_any_classes_bound_y_from_above(seed, k, bias):
 def test_exact_at_one_class_a_position_and_first_order_at_one_class(seed, bias):
     E, b, h, z, y = problem(seed, bias=bias)
     single = ContextClasses.of(h, z, torch.arange(len(h)))
-    torch.testing.assert_close(single.y_bound(E, b), y)
+    torch.testing.assert_close(single.y_bound(Head(E, b)), y)
     together = ContextClasses.of(h, z, torch.zeros(len(h), dtype=torch.int64))
-    torch.testing.assert_close(together.y_bound(E, b), theory.first_order(E, b, h, z))
+    torch.testing.assert_close(together.y_bound(Head(E, b)), theory.first_order(Head(E, b), h, z))
 
 
 @settings(max_examples=30, deadline=None)
@@ -52,7 +54,7 @@ def test_splitting_a_class_never_moves_the_bound_away(seed, k):
     generator = torch.Generator().manual_seed(seed)
     label = torch.randint(k, (len(h),), generator=generator)
     finer = 2 * label + torch.randint(2, (len(h),), generator=generator)
-    coarse, fine = (ContextClasses.of(h, z, part).y_bound(E, b) for part in (label, finer))
+    coarse, fine = (ContextClasses.of(h, z, part).y_bound(Head(E, b)) for part in (label, finer))
     assert (fine <= coarse + 1e-10).all()
     assert (fine >= y - 1e-10).all()
 
@@ -60,7 +62,7 @@ def test_splitting_a_class_never_moves_the_bound_away(seed, k):
 def test_what_classes_carry_adds_up_to_the_bound():
     E, b, h, z, _ = problem()
     classes = ContextClasses.of(h, z, torch.arange(len(h)) % 4)
-    carried = classes.carried(E, b)
+    carried = classes.carried(Head(E, b))
     torch.testing.assert_close(carried.sum(dim=1), torch.ones(len(E), dtype=torch.float64))
     alone = classes.shares * torch.exp(E @ classes.mean_h.T + b[:, None] - classes.mean_z)
     torch.testing.assert_close(carried, alone / alone.sum(dim=1, keepdim=True))
@@ -107,9 +109,9 @@ def test_planted_mixture_is_explained_by_its_classes_and_not_by_others():
     h = h[label]
     z = torch.logsumexp(h @ E.T, dim=1)
     y = -torch.softmax(h @ E.T, dim=1).mean(dim=0).log()
-    exact = ContextClasses.of(h, z, label).y_bound(E, None)
+    exact = ContextClasses.of(h, z, label).y_bound(Head(E))
     torch.testing.assert_close(exact, y)
-    lot = ContextClasses.of(h, z, context_classes.dealt(label, seed=1)).y_bound(E, None)
+    lot = ContextClasses.of(h, z, context_classes.dealt(label, seed=1)).y_bound(Head(E))
     assert (lot - y).abs().max() > 0.1
 
 
@@ -138,7 +140,7 @@ def test_classes_in_words():
     z = torch.logsumexp(h @ E.T, dim=1)
     log_a = torch.softmax(h @ E.T, dim=1).mean(dim=0).log()
     table = context_classes.in_words(
-        ContextClasses.of(h, z, label), E, None, log_a,
+        ContextClasses.of(h, z, label), Head(E), log_a,
         before=["the", "the", "a", ".", "."], after=["x", "x", "y", "x", ""],
         texts=["x", "y", "z"], n_tokens=1,
     )  # fmt: skip
@@ -160,10 +162,10 @@ def test_impossible_numbers_of_classes_are_refused(k):
 def test_prediction_takes_its_intercept_from_the_fitting_text():
     E, b, h, z, y = problem()
     label = torch.arange(len(h)) % 5
-    found = context_classes.Prediction.of(E, b, h, z, y, label)
+    found = context_classes.Prediction.of(Head(E, b), h, z, y, label)
     assert found.intercept <= 0.0
     torch.testing.assert_close(found.y.mean(), y.mean())
-    torch.testing.assert_close(found.y - found.intercept, found.classes.y_bound(E, b))
+    torch.testing.assert_close(found.y - found.intercept, found.classes.y_bound(Head(E, b)))
 
 
 def test_carriers_of_probability():
@@ -184,6 +186,6 @@ def test_slope_of_the_bound_is_what_differentiation_gives():
     E, b, h, z, _ = problem()
     classes = ContextClasses.of(h, z, torch.arange(len(h)) % 6)
     E.requires_grad_(True)
-    (slope,) = torch.autograd.grad(classes.y_bound(E, b).sum(), E)
-    found = context_classes.slopes(classes, classes.carried(E.detach(), b))
+    (slope,) = torch.autograd.grad(classes.y_bound(Head(E, b)).sum(), E)
+    found = context_classes.slopes(classes, classes.carried(Head(E.detach(), b)))
     torch.testing.assert_close(found, slope)

@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_training import TINY
 
-from probenc_support import checkpoints, cooccurrence, dynamics, training
-from probenc_support.cooccurrence import TextRead
+from probenc_support import dynamics
+from probenc_support.dynamics import cooccurrence
+from probenc_support.dynamics.cooccurrence import TextRead
+from probenc_support.models import checkpoints, training
 
 pytestmark = pytest.mark.usefixtures("module_cache")
 

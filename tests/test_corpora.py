@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
-from probenc_support import corpora, texts
+from probenc_support import corpora
+from probenc_support.corpora import blocks_of_text, encoding, texts
 from probenc_support.errors import InputError
 
 TOKENIZER = tiny.tokenizer()
@@ -66,7 +67,7 @@ def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Text is read and tokenised in small windows, so that little text has many."""
     monkeypatch.setattr(texts, "_WINDOW", 64)
     monkeypatch.setattr(texts, "_PARAGRAPH", 16)
-    monkeypatch.setattr(corpora, "_PIECES", (64, 128, 256))
+    monkeypatch.setattr(encoding, "_PIECES", (64, 128, 256))
 
 
 SCRAPS = st.lists(
@@ -142,7 +143,7 @@ def test_few_tokens_of_a_large_file_cost_little(
     lengths = []
     encode = corpora.encode
     monkeypatch.setattr(
-        corpora, "encode", lambda t, text: lengths.append(len(text)) or encode(t, text)
+        blocks_of_text, "encode", lambda t, text: lengths.append(len(text)) or encode(t, text)
     )
     corpora.blocks(str(path), TOKENIZER, n_positions=1024)
     assert path.stat().st_size > 8_000_000
@@ -269,7 +270,7 @@ def test_text_without_special_tokens_is_encoded_as_ever(style: str) -> None:
     text = tiny.prose()[:5000]
     wanted = tokenizer(text, add_special_tokens=False)["input_ids"]
     assert corpora.encode(tokenizer, text) == wanted
-    copied = corpora._without_special_tokens(
+    copied = encoding._without_special_tokens(
         tokenizer.backend_tokenizer.to_str(), frozenset(tokenizer.all_special_tokens)
     )
     assert copied.encode(text, add_special_tokens=False).ids == wanted

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import tiny
 
-from probenc_support import corpora, corpus_frequency
-from probenc_support.corpus_frequency import GroupCounts
+from probenc_support import corpora
 from probenc_support.errors import InputError
-from probenc_support.regression import Design
+from probenc_support.regression import Design, corpus_frequency
+from probenc_support.regression.corpus_frequency import GroupCounts
 
 
 def test_groups_add_up_to_the_text(text_file: Path) -> None:

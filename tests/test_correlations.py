@@ -6,7 +6,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from test_sparsity import problem, statistics
 
-from probenc_support import correlations
+from probenc_support.sparsity import correlations
 
 
 @pytest.mark.parametrize("d", [1, 70])

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from probenc_support import directions, regression
+from probenc_support import regression
 from probenc_support.regression import Design
+from probenc_support.regression import slopes as directions
 
 
 def problem(n=200, d=5, seed=0):

@@ -20,21 +20,26 @@ from safetensors.torch import save_file
 from scipy import stats
 from test_training import TINY
 
-from probenc_support import (
-    checkpoints,
-    corpora,
-    dynamics,
-    execute,
-    inference,
-    loading,
-    results,
-    training,
-    weights,
+from probenc_support import corpora, dynamics, inference
+from probenc_support.dynamics import (
+    BODY,
+    EMBEDDING,
+    FREQUENCY,
+    KL,
+    LOSS,
+    WHOLE,
+    Frequencies,
+    behaviour,
+    convergence,
 )
-from probenc_support import hub as hub_files
-from probenc_support.checkpoints import TrainingRun
-from probenc_support.dynamics import BODY, EMBEDDING, FREQUENCY, KL, LOSS, WHOLE, Frequencies
 from probenc_support.errors import InputError
+from probenc_support.head import Head
+from probenc_support.models import checkpoints, runtime, training, training_text, weights
+from probenc_support.models import hub as hub_files
+from probenc_support.models.checkpoints import TrainingRun
+from probenc_support.notebook import results
+from probenc_support.regression import Design
+from probenc_support.runs import execute
 
 RECIPE = replace(TINY, vocabulary=1024, steps=60, dropout=0.0)
 """So many tokens that chance explains little: adjusted R^2 at step 0 is off zero by a hundredth."""
@@ -61,7 +66,7 @@ def straight(folder: Path, style: str = "untied") -> TrainingRun:
     ends = list(zip(first.state_dict().items(), last.state_dict().values(), strict=True))
     for step, share in zip(STEPS, SHARES, strict=True):
         model.load_state_dict({name: a + share * (b - a) for (name, a), b in ends})
-        with loading.quiet():
+        with runtime.quiet():
             model.save_pretrained(folder / f"step{step}")
         tiny.tokenizer().save_pretrained(folder / f"step{step}")
     return checkpoints.training_run(str(folder))
@@ -223,7 +228,7 @@ def test_bootstrap_of_r2_is_centred_and_as_wide_as_a_full_one() -> None:
     for _ in range(300):
         rows = rng.integers(n, size=n)
         x, y = E[known.tokens][rows].numpy(), known.y[rows]
-        refitted.append(dynamics.Design.of(x).fit(y).r2_adj)
+        refitted.append(Design.of(x).fit(y).r2_adj)
     assert draws[:, 0].mean() == pytest.approx(fit.fit.r2_adj, abs=0.01)
     assert draws[:, 0].std() == pytest.approx(np.std(refitted), rel=0.25)
 
@@ -296,7 +301,7 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> TrainingRun:
 
 
 def test_straight_run_converges_as_it_was_made(line: TrainingRun) -> None:
-    found = dynamics.convergence(line)
+    found = convergence.convergence(line)
     layers = ["input embedding", "layer 1", "layer 2", "final norm", EMBEDDING]
     assert found.groups == [*layers, BODY, WHOLE]
     for group in (g for g in found.groups if g != "final norm"):
@@ -307,7 +312,7 @@ def test_straight_run_converges_as_it_was_made(line: TrainingRun) -> None:
 
 def test_distances_of_the_parts_add_up(trained: Path) -> None:
     run = checkpoints.training_run(str(trained))
-    found = dynamics.convergence(run)
+    found = convergence.convergence(run)
     squares = {group: rows.sum(1) for group, rows in found.to_final.items()}
     parts = [g for g in found.groups if g not in (BODY, WHOLE)]
     np.testing.assert_allclose(sum(squares[g] for g in parts), squares[WHOLE])
@@ -324,7 +329,7 @@ def test_distances_of_the_parts_add_up(trained: Path) -> None:
 
 def test_embedding_alone_gives_the_same_as_with_the_rest(trained: Path) -> None:
     run = checkpoints.training_run(str(trained))
-    alone, whole = dynamics.convergence(run, embedding_only=True), dynamics.convergence(run)
+    alone, whole = convergence.convergence(run, embedding_only=True), convergence.convergence(run)
     assert alone.groups == [EMBEDDING]
     assert np.array_equal(alone.distance(EMBEDDING), whole.distance(EMBEDDING))
 
@@ -359,9 +364,11 @@ def test_divergence_from_the_unigram() -> None:
     log_u = torch.log_softmax(torch.randn(50, generator=rng).double(), 0)
     P = torch.softmax(h @ E.T, 1).double().numpy()
     direct = np.mean([stats.entropy(row, log_u.exp().numpy()) for row in P])
-    assert dynamics.unigram_divergence(E, None, h, log_u) == pytest.approx(direct, rel=1e-5)
+    assert dynamics.unigram_divergence(Head(E), h, log_u) == pytest.approx(direct, rel=1e-5)
     # A model that ignores its context and predicts the frequencies is at zero.
-    assert dynamics.unigram_divergence(0 * E, log_u.float(), h, log_u) == pytest.approx(0, abs=1e-6)
+    assert dynamics.unigram_divergence(Head(0 * E, log_u.float()), h, log_u) == pytest.approx(
+        0, abs=1e-6
+    )
 
 
 def test_behaviour_agrees_with_transformers(trained: Path, text_file: Path) -> None:
@@ -370,7 +377,7 @@ def test_behaviour_agrees_with_transformers(trained: Path, text_file: Path) -> N
     blocks = dynamics.text_for(run, str(text_file))
     detection = inference.detect(lm, blocks, progress=False)
     _, known = planted(RECIPE.vocabulary)
-    found = dynamics.behaviour(lm, detection, known.log_unigram, step=60)
+    found = behaviour.behaviour(lm, detection, known.log_unigram, step=60)
     with torch.no_grad():
         losses = [float(lm.model(input_ids=b[None], labels=b[None]).loss) for b in blocks.ids]
     assert found.loss == pytest.approx(np.mean(losses), rel=1e-5)
@@ -394,7 +401,7 @@ def test_text_is_of_documents_that_were_not_trained_on(
     found = dynamics.text_for(run, str(corpus))
     assert found.ids.shape[1] == RECIPE.sequence_length, "no longer than the model's context"
     assert found.n_left_out > 20
-    text = training.prepare(RECIPE, str(text_file))
+    text = training_text.prepare(RECIPE, str(text_file))
     read = text.tokenizer.decode(text.train.ravel(), clean_up_tokenization_spaces=False)
     judged = text.tokenizer.decode(found.ids.ravel(), clean_up_tokenization_spaces=False)
     paragraphs = [p.strip() for p in judged.split("\n\n") if len(p.strip()) >= 40]
@@ -464,9 +471,9 @@ def test_verdict_follows_the_rule_in_every_run(high: float, expected: bool) -> N
     rows = [("a", FREQUENCY, 5.0, 4.0, 6.0), ("a", EMBEDDING, 20.0, 10.0, 30.0)]
     rows += [("b", FREQUENCY, 5.0, 4.0, high), ("b", EMBEDDING, 20.0, 10.0, 30.0)]
     table = pd.DataFrame(rows, columns=["run", "what", "step", "low", "high"])
-    assert dynamics.comes_first(table, before=[EMBEDDING]) is expected
+    assert dynamics.is_earliest(table, before=[EMBEDDING]) is expected
     with pytest.raises(InputError, match="loss was not measured"):
-        dynamics.comes_first(table, before=[LOSS])
+        dynamics.is_earliest(table, before=[LOSS])
 
 
 @pytest.fixture(scope="module")
@@ -506,7 +513,7 @@ def test_share_of_the_loss_and_its_inverse(measured: dynamics.Dynamics) -> None:
 
 
 def test_stopping_earlier_changes_what_is_final(measured: dynamics.Dynamics) -> None:
-    cut = dynamics.stopped(measured, 16)
+    cut = dynamics.truncated_at(measured, 16)
     assert cut.steps == [0, 1, 2, 4, 8, 16]
     assert cut.convergence.distance(WHOLE)[-1] == 0.0
     assert measured.convergence.distance(WHOLE)[5] > 0.1

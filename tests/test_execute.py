@@ -10,8 +10,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from probenc_support import execute
 from probenc_support.errors import InputError
+from probenc_support.runs import execute
 
 ROOT = Path(__file__).resolve().parents[1]
 GOOD = "import json, pathlib\npathlib.Path(results_dir, '01_x.metrics.json').write_text('{}')"

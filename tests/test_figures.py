@@ -1,9 +1,13 @@
 """Panels that cells draw in steps."""
 
-import numpy as np
-from matplotlib import pyplot as plt
+import itertools
 
-from probenc_support import figures
+import numpy as np
+import pytest
+from matplotlib import pyplot as plt
+from matplotlib.colors import to_rgb
+
+from probenc_support.notebook import figures
 
 
 def test_lines_are_told_apart_by_more_than_colour_and_belong_to_no_cell() -> None:
@@ -18,3 +22,50 @@ def test_lines_are_told_apart_by_more_than_colour_and_belong_to_no_cell() -> Non
     assert drawn[0].get_color() != drawn[1].get_color()
     assert (axes.get_xlabel(), axes.get_yscale()) == ("rank", "symlog")
     assert plt.get_fignums() == before, "an open figure would be shown where its cell ends"
+
+
+def test_a_band_has_the_colour_of_its_curve_and_a_control_is_grey() -> None:
+    x = np.arange(3.0)
+    series = {
+        "fit": figures.Curve(x, x, x - 1, x + 1),
+        "shuffled": figures.Curve(x, 0 * x, control=True),
+        "other": figures.Curve(x, 2 * x),
+    }
+    figure = figures.curves(series, levels={"bound": 0.5}, xlabel="share")
+    axes = figure.axes[0]
+    fit, shuffled, other, bound = axes.get_lines()
+    (band,) = axes.collections
+    assert band.get_facecolor()[0][:3] == pytest.approx(to_rgb(fit.get_color()))
+    ends = band.get_paths()[0].vertices
+    assert (ends[:, 1].min(), ends[:, 1].max()) == (-1, 3)
+    assert shuffled.get_color() == bound.get_color() == figures.GREY
+    assert other.get_color() == figures.PALETTE[1], "a control takes no colour of the others"
+    assert bound.get_ydata()[0] == 0.5
+    assert axes.get_xlabel() == "share"
+
+
+@pytest.mark.parametrize("n", [10, 5000])
+def test_measured_against_predicted_shows_every_point_and_equality(n: int) -> None:
+    predicted = np.linspace(0.0, 1.0, n)
+    figure = figures.measured_against_predicted(
+        predicted, predicted**2, xlabel="p", ylabel="m", counted="tokens"
+    )
+    axes = figure.axes[0]
+    equal = next(line for line in axes.get_lines() if line.get_label() == "equal")
+    np.testing.assert_array_equal(equal.get_xdata(), equal.get_ydata())
+    if n > 2000:
+        assert axes.collections[0].get_array().sum() == n
+    else:
+        np.testing.assert_allclose(axes.get_lines()[0].get_ydata(), predicted**2)
+
+
+def test_bars_stand_side_by_side_with_their_values_and_intervals() -> None:
+    series = {"one": [1.0, 2.0], "two": [3.0, 4.0]}
+    figure = figures.bars(["a", "b"], series, errors={"one": [[0.1, 0.1], [0.2, 0.2]]}, ylabel="y")
+    axes = figure.axes[0]
+    heights = [patch.get_height() for patch in axes.patches]
+    assert heights == [1.0, 2.0, 3.0, 4.0]
+    starts = sorted((p.get_x(), p.get_x() + p.get_width()) for p in axes.patches)
+    assert all(a[1] <= b[0] + 1e-9 for a, b in itertools.pairwise(starts)), "no overlap"
+    assert len({p.get_hatch() for p in axes.patches}) == 2, "print has no colour"
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["a", "b"]

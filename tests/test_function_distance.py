@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from probenc_support import corpora, function_distance, inference, models
-from probenc_support.function_distance import Final, cka, divergence
+from probenc_support import corpora, inference, models
+from probenc_support.dynamics import function_distance
+from probenc_support.dynamics.function_distance import Final, cka, divergence
 
 
 def some_blocks(n: int = 6, length: int = 12) -> corpora.TokenBlocks:

@@ -14,8 +14,9 @@ import tiny
 import torch
 from test_models import gguf_file
 
-from probenc_support import cache, gguf_conversion, models
+from probenc_support import cache, models
 from probenc_support.errors import InputError
+from probenc_support.models import gguf_conversion
 
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 TEXTS = (

@@ -8,10 +8,10 @@ import tiny
 import torch
 from torch import Tensor, nn
 
-from probenc_support import generation, heads, models, pruning, pruning_orders
+from probenc_support import generation, models, pruning
 from probenc_support.errors import InputError
 from probenc_support.models import LanguageModel
-from probenc_support.pruning import Basis
+from probenc_support.pruning import Basis, orders, pruned_head
 
 IDS = torch.randint(0, tiny.VOCABULARY, (6, 20), generator=torch.Generator().manual_seed(3))
 METHODS = ("zero", "mean", "compensated", "rotated")
@@ -23,7 +23,7 @@ def hidden(lm: LanguageModel) -> Tensor:
 
 def basis(lm: LanguageModel, method: str) -> Basis:
     h = hidden(lm)
-    order = pruning_orders.ascending(pruning_orders.wanda_scores(lm.E, h))
+    order = orders.ascending(orders.wanda_scores(lm.E, h))
     if method == "rotated":
         return pruning.rotated_basis(lm.E, h, torch.ones(lm.V))
     made: Basis = getattr(pruning, f"{method}_basis")(
@@ -43,10 +43,10 @@ def test_a_swapped_head_equals_the_closed_evaluation(tiny_lm: Any, method: str) 
     removed = 5
     made = basis(tiny_lm, method)
     intact, h = logits(tiny_lm), hidden(tiny_lm)
-    with heads.swapped(tiny_lm, heads.from_basis(tiny_lm, made, removed)):
+    with pruned_head.swapped(tiny_lm, pruned_head.from_basis(tiny_lm, made, removed)):
         inside = logits(tiny_lm)
     P, Q = intact.double().log_softmax(1), inside.double().log_softmax(1)
-    closed = pruning.sweep(tiny_lm.E, tiny_lm.b, made, h, [removed])
+    closed = pruning.sweep(tiny_lm.head, made, h, [removed])
     torch.testing.assert_close(
         (P.exp() * (P - Q)).sum(1), closed.kl[0].double(), atol=1e-4, rtol=1e-4
     )
@@ -58,13 +58,15 @@ def test_a_swapped_head_equals_the_closed_evaluation(tiny_lm: Any, method: str) 
 def test_removing_no_plain_dimension_changes_nothing_bit_for_bit(method: str) -> None:
     lm = tiny.language_model("untied")
     intact = logits(lm)
-    with heads.swapped(lm, heads.from_basis(lm, basis(lm, method), 0)):
+    with pruned_head.swapped(lm, pruned_head.from_basis(lm, basis(lm, method), 0)):
         assert torch.equal(logits(lm), intact)
 
 
 def test_a_rotation_that_keeps_all_changes_logits_by_rounding_only(tiny_lm: Any) -> None:
     intact = logits(tiny_lm)
-    with heads.swapped(tiny_lm, heads.from_basis(tiny_lm, basis(tiny_lm, "rotated"), 0)):
+    with pruned_head.swapped(
+        tiny_lm, pruned_head.from_basis(tiny_lm, basis(tiny_lm, "rotated"), 0)
+    ):
         inside = logits(tiny_lm)
     torch.testing.assert_close(inside, intact, atol=1e-4, rtol=1e-4)
 
@@ -72,8 +74,8 @@ def test_a_rotation_that_keeps_all_changes_logits_by_rounding_only(tiny_lm: Any)
 def test_generation_with_a_pruned_head_follows_the_closed_logits(tiny_lm: Any) -> None:
     """Greedy text of the swapped model, token by token the argmax of the closed-form logits."""
     made = basis(tiny_lm, "compensated")
-    head = heads.from_basis(tiny_lm, made, 6)
-    with heads.swapped(tiny_lm, head):
+    head = pruned_head.from_basis(tiny_lm, made, 6)
+    with pruned_head.swapped(tiny_lm, head):
         drawn = generation.sample(tiny_lm, IDS[:2], n_tokens=8, temperature=0)
     h = models.hidden_states(tiny_lm, drawn.sequences[:, :-1])[:, IDS.shape[1] - 1 :]
     kept = made.kept(h.flatten(0, 1).double(), 6)
@@ -86,7 +88,7 @@ def test_generation_with_a_pruned_head_follows_the_closed_logits(tiny_lm: Any) -
 def test_a_tied_input_embedding_is_not_touched() -> None:
     lm = tiny.language_model("tied")
     before = lm.model.get_input_embeddings().weight.clone()
-    with heads.swapped(lm, heads.from_basis(lm, basis(lm, "zero"), 8)):
+    with pruned_head.swapped(lm, pruned_head.from_basis(lm, basis(lm, "zero"), 8)):
         assert torch.equal(lm.model.get_input_embeddings().weight, before)
     assert lm.model.get_output_embeddings().weight is lm.model.get_input_embeddings().weight
 
@@ -94,8 +96,8 @@ def test_a_tied_input_embedding_is_not_touched() -> None:
 def test_the_intact_head_comes_back_after_an_error() -> None:
     lm = tiny.language_model("untied")
     intact = lm.model.get_output_embeddings()
-    pruned = heads.from_basis(lm, basis(lm, "zero"), 2)
-    with pytest.raises(RuntimeError, match="on purpose"), heads.swapped(lm, pruned):
+    pruned = pruned_head.from_basis(lm, basis(lm, "zero"), 2)
+    with pytest.raises(RuntimeError, match="on purpose"), pruned_head.swapped(lm, pruned):
         raise RuntimeError("on purpose")
     assert lm.model.get_output_embeddings() is intact
 
@@ -103,8 +105,8 @@ def test_the_intact_head_comes_back_after_an_error() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_a_saved_head_is_the_same_head(tmp_path: Path, method: str) -> None:
     lm = tiny.language_model("bias")
-    head = heads.from_basis(lm, basis(lm, method), 5)
-    again = heads.load(heads.save(head, tmp_path / "head.safetensors"))
+    head = pruned_head.from_basis(lm, basis(lm, method), 5)
+    again = pruned_head.load(pruned_head.save(head, tmp_path / "head.safetensors"))
     h = hidden(lm)
     assert torch.equal(again(h), head(h))
     assert again.n_parameters == head.n_parameters
@@ -112,29 +114,29 @@ def test_a_saved_head_is_the_same_head(tmp_path: Path, method: str) -> None:
 
 def test_a_full_disk_leaves_no_head(tmp_path: Path) -> None:
     lm = tiny.language_model("untied")
-    head = heads.from_basis(lm, basis(lm, "zero"), 2)
+    head = pruned_head.from_basis(lm, basis(lm, "zero"), 2)
     with tiny.no_space(), pytest.raises(InputError, match="Cannot write"):
-        heads.save(head, tmp_path / "head.safetensors")
+        pruned_head.save(head, tmp_path / "head.safetensors")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_pruned_heads_are_smaller() -> None:
     lm = tiny.language_model("untied")
     intact = lm.model.get_output_embeddings()
-    zero = heads.from_basis(lm, basis(lm, "zero"), 8)
+    zero = pruned_head.from_basis(lm, basis(lm, "zero"), 8)
     assert zero.n_parameters == lm.V * (lm.d - 8)
-    rotated = heads.from_basis(lm, basis(lm, "rotated"), 8)
+    rotated = pruned_head.from_basis(lm, basis(lm, "rotated"), 8)
     assert rotated.n_parameters == lm.V * (lm.d - 8) + (lm.d - 8) * lm.d + lm.V
-    assert heads.memory_mb(zero) < heads.memory_mb(intact)
-    assert heads.n_parameters(intact) == lm.V * lm.d
+    assert pruned_head.memory_mb(zero) < pruned_head.memory_mb(intact)
+    assert pruned_head.n_parameters(intact) == lm.V * lm.d
 
 
 def test_latencies_time_every_head() -> None:
     lm = tiny.language_model("untied")
-    found = heads.latencies(
+    found = pruned_head.latencies(
         {
             "intact": lm.model.get_output_embeddings(),
-            "pruned": heads.from_basis(lm, basis(lm, "zero"), 4),
+            "pruned": pruned_head.from_basis(lm, basis(lm, "zero"), 4),
         },
         hidden(lm),
         n_repeats=5,
@@ -145,9 +147,9 @@ def test_latencies_time_every_head() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_heads_have_the_models_precision(dtype: torch.dtype) -> None:
     lm = tiny.language_model("untied", dtype=dtype)
-    head = heads.from_basis(lm, basis(lm, "rotated"), 4)
+    head = pruned_head.from_basis(lm, basis(lm, "rotated"), 4)
     assert head.decode.dtype == dtype
-    with heads.swapped(lm, head):
+    with pruned_head.swapped(lm, head):
         assert logits(lm).dtype == dtype
 
 
@@ -157,41 +159,41 @@ def test_heads_have_the_models_precision(dtype: torch.dtype) -> None:
 def test_heads_that_cannot_be_swapped_are_refused(tmp_path: Path) -> None:
     lm = tiny.language_model("untied")
     other = tiny.language_model("padded")
-    foreign = heads.from_basis(other, basis(other, "zero"), 2)
-    with pytest.raises(InputError, match="another"), heads.swapped(lm, foreign):
+    foreign = pruned_head.from_basis(other, basis(other, "zero"), 2)
+    with pytest.raises(InputError, match="another"), pruned_head.swapped(lm, foreign):
         pass
     wider = nn.Linear(lm.d + 1, lm.V)
-    with pytest.raises(InputError, match="does not read"), heads.swapped(lm, wider):
+    with pytest.raises(InputError, match="does not read"), pruned_head.swapped(lm, wider):
         pass
     lm.model.set_output_embeddings(nn.Sequential(lm.model.get_output_embeddings()))
     fitting = nn.Linear(lm.d, lm.V)
-    with pytest.raises(InputError, match="no linear layer"), heads.swapped(lm, fitting):
+    with pytest.raises(InputError, match="no linear layer"), pruned_head.swapped(lm, fitting):
         pass
     with pytest.raises(InputError, match="leaves no model"):
-        heads.from_basis(other, basis(other, "zero"), other.d)
+        pruned_head.from_basis(other, basis(other, "zero"), other.d)
     with pytest.raises(InputError, match="no pruned head"):
-        heads.load(tmp_path / "absent.safetensors")
+        pruned_head.load(tmp_path / "absent.safetensors")
     (tmp_path / "bad").write_bytes(b"no head")
     with pytest.raises(InputError, match="no pruned head"):
-        heads.load(tmp_path / "bad")
+        pruned_head.load(tmp_path / "bad")
     with pytest.raises(InputError, match="give one"):
-        heads.PrunedHead(torch.zeros(4, 2))
+        pruned_head.PrunedHead(torch.zeros(4, 2))
 
 
 @pytest.mark.real_model
 def test_the_real_model_speaks_through_a_pruned_head(real_lm: Any, real_detection: Any) -> None:
     fit, test = real_detection.h[:1536], real_detection.h[1536:1792]
-    weights = pruning.power_weights(real_detection.log_a, 0.75)
+    weights = pruning.power_weights(real_detection.log_a_rows, 0.75)
     made = pruning.rotated_basis(real_lm.E, fit, weights)
     removed = pruning.levels([0.3], real_lm.d)[0]
-    swept = pruning.sweep(real_lm.E, real_lm.b, made, test, [removed])
-    head = heads.from_basis(real_lm, made, removed)
-    direct = pruning.evaluate(real_lm.E, real_lm.b, head, test)
+    swept = pruning.sweep(real_lm.head, made, test, [removed])
+    head = pruned_head.from_basis(real_lm, made, removed)
+    direct = pruning.evaluate(real_lm.head, head, test)
     torch.testing.assert_close(swept.kl, direct.kl, atol=1e-4, rtol=1e-3)
-    paper = pruning.zero_basis(pruning_orders.random_order(real_lm.d, seed=0))
-    at_random = pruning.sweep(real_lm.E, real_lm.b, paper, test, [removed])
+    paper = pruning.zero_basis(orders.random_order(real_lm.d, seed=0))
+    at_random = pruning.sweep(real_lm.head, paper, test, [removed])
     assert float(swept.kl.mean()) < 0.5 * float(at_random.kl.mean())
-    with heads.swapped(real_lm, head):
+    with pruned_head.swapped(real_lm, head):
         ids = real_lm.tokenizer("The function returns", return_tensors="pt")["input_ids"]
         out = real_lm.model.generate(input_ids=ids, do_sample=False, max_new_tokens=8)
     assert out.shape[1] == ids.shape[1] + 8

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from probenc_support import corpora, inference, theory
 from probenc_support.errors import InputError
-from probenc_support.inference import HeadSums, detect
+from probenc_support.head import Head
+from probenc_support.inference import detect
 
 
 def _blocks(lm: Any, n_blocks: int = 8, length: int = 16) -> corpora.TokenBlocks:
@@ -41,9 +42,9 @@ def test_pass_equals_brute_force_on_every_head_style(tiny_lm: Any) -> None:
     log_p = _brute_force(tiny_lm, blocks)
     N = len(log_p)
     torch.testing.assert_close(
-        found.log_a, torch.logsumexp(log_p, 0) - math.log(N), rtol=0, atol=1e-5
+        found.log_a_rows, torch.logsumexp(log_p, 0) - math.log(N), rtol=0, atol=1e-5
     )
-    torch.testing.assert_close(found.mean_log_p, log_p.mean(0), rtol=0, atol=1e-5)
+    torch.testing.assert_close(found.mean_log_p_rows, log_p.mean(0), rtol=0, atol=1e-5)
     known = found.targets >= 0
     expected = log_p[torch.arange(N)[known], found.targets[known]]
     torch.testing.assert_close(found.target_log_p[known], expected, rtol=0, atol=1e-5)
@@ -61,9 +62,9 @@ def test_hidden_states_and_log_partition_give_every_log_probability(tiny_lm: Any
 
 def test_first_order_is_exact_and_jensens_gap_is_never_negative(tiny_lm: Any) -> None:
     found = detect(tiny_lm, _blocks(tiny_lm), cache=False, progress=False)
-    closed = theory.first_order(tiny_lm.E, tiny_lm.b, found.h, found.z)
+    closed = theory.first_order(tiny_lm.head, found.h, found.z)
     torch.testing.assert_close(closed, -found.mean_log_p, rtol=0, atol=1e-5)
-    assert bool((found.log_a >= found.mean_log_p - 1e-6).all())
+    assert bool((found.log_a_rows >= found.mean_log_p_rows - 1e-6).all())
 
 
 def test_variance_of_log_probability_equals_brute_force(tiny_lm: Any) -> None:
@@ -77,7 +78,7 @@ def test_variance_of_log_probability_equals_brute_force(tiny_lm: Any) -> None:
 def test_groups_make_up_the_whole_and_last_positions_are_the_blocks_ends(tiny_lm: Any) -> None:
     blocks = _blocks(tiny_lm, n_blocks=7)
     found = detect(tiny_lm, blocks, cache=False, progress=False)
-    groups = torch.arange(len(found.log_a_groups))
+    groups = torch.arange(len(found.log_a_groups_rows))
     torch.testing.assert_close(found.y_of_groups(groups), found.y, rtol=0, atol=1e-5)
     assert int(found.group_sizes.sum()) == found.n_positions == blocks.n_positions
     last = detect(tiny_lm, blocks, positions="last", cache=False, progress=False)
@@ -98,9 +99,9 @@ def test_more_blocks_than_groups_keep_the_sum() -> None:
     lm = tiny.language_model("tied")
     blocks = _blocks(lm, n_blocks=inference.MAX_GROUPS + 9, length=8)
     found = detect(lm, blocks, cache=False, progress=False)
-    assert len(found.log_a_groups) == inference.MAX_GROUPS
+    assert len(found.log_a_groups_rows) == inference.MAX_GROUPS
     expected = torch.logsumexp(_brute_force(lm, blocks), 0) - math.log(blocks.n_positions)
-    torch.testing.assert_close(found.log_a, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found.log_a_rows, expected, rtol=0, atol=1e-5)
 
 
 def test_groups_are_documents_also_where_these_end_within_a_block() -> None:
@@ -143,7 +144,9 @@ def test_sums_of_documents_that_lie_in_several_shards(monkeypatch: Any) -> None:
     for group in range(9):
         mine = log_p[documents == group]
         expected = torch.logsumexp(mine, 0) - math.log(len(mine))
-        torch.testing.assert_close(found.log_a_groups[group].double(), expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            found.log_a_groups_rows[group].double(), expected, rtol=0, atol=1e-5
+        )
     torch.testing.assert_close(found.y_of_groups(torch.arange(9)), found.y, rtol=0, atol=1e-5)
 
 
@@ -161,7 +164,7 @@ def test_head_sums_for_any_chunk_also_where_probabilities_underflow(
     E = torch.randn(50, 6, generator=generator) * scale
     h, b = torch.randn(n, 6, generator=generator), torch.randn(50, generator=generator)
     log_p = torch.log_softmax(h.double() @ E.double().T + b.double(), dim=1)
-    sums = HeadSums(E, b, chunk=chunk)
+    sums = Head(E, b).sums(chunk=chunk)
     z = sums.add(h)
     tolerance = 1e-5 * max(1.0, scale)
     expected = torch.logsumexp(log_p, 0) - math.log(n)
@@ -176,14 +179,14 @@ def test_underflowing_tokens_are_beyond_float32() -> None:
     E = torch.randn(50, 6, generator=torch.Generator().manual_seed(0)) * 60
     h = torch.randn(3, 6, generator=torch.Generator().manual_seed(1))
     assert bool((torch.softmax(h @ E.T, dim=1).sum(0) == 0).any())
-    assert bool(inference.log_average_probability(E, None, h).isfinite().all())
+    assert bool(Head(E).log_mean_p(h).isfinite().all())
 
 
 def test_float64_model_agrees_to_rounding() -> None:
     lm = tiny.language_model("bias", dtype=torch.float64)
     tiny.need_float64_logits(lm)
     blocks = _blocks(lm)
-    sums = HeadSums(lm.E, lm.b)
+    sums = lm.head.sums()
     with torch.inference_mode():
         from probenc_support.models import hidden_states
 
@@ -209,7 +212,7 @@ def test_what_a_nearly_certain_token_leaves_keeps_its_digits(seed: int) -> None:
     assert int(likely.sum()) >= 20
     top = logits[best, best]
     plain = torch.logsumexp((h @ E.T + b).double(), 1)
-    for z, holds in ((HeadSums(E, b, chunk=16).add(h), True), (plain, False)):
+    for z, holds in ((Head(E, b).sums(chunk=16).add(h), True), (plain, False)):
         off = (-torch.expm1(top - z) - expected)[likely].abs()
         # Between the rounding of the other tokens' logits (2e-3 in the worst arithmetic tried) and
         # that of the likely one (0.17 in the mildest), ten times from either.
@@ -366,7 +369,7 @@ def test_gpu_pass_agrees_with_the_cpu() -> None:
 
     on_gpu = wrap(tiny.model("bias").cuda(), tiny.tokenizer(), name="gpu")
     found = detect(on_gpu, _blocks(on_gpu), cache=False, progress=False)
-    torch.testing.assert_close(found.log_a, reference.log_a, rtol=0, atol=1e-4)
+    torch.testing.assert_close(found.log_a_rows, reference.log_a, rtol=0, atol=1e-4)
 
 
 @pytest.mark.real_model
@@ -375,4 +378,4 @@ def test_real_pass_equals_the_models_own_logits(real_lm: Any) -> None:
     found = detect(real_lm, blocks, cache=False, progress=False)
     log_p = _brute_force(real_lm, blocks)
     expected = torch.logsumexp(log_p, 0) - math.log(len(log_p))
-    torch.testing.assert_close(found.log_a, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found.log_a_rows, expected, rtol=0, atol=1e-5)

@@ -11,8 +11,9 @@ import tiny
 from nbclient import NotebookClient
 from test_notebooks import NOTEBOOKS, ROOT
 
-from probenc_support import execute, parameters
 from probenc_support.errors import InputError
+from probenc_support.notebook import parameters
+from probenc_support.runs import execute
 
 FIT = ROOT / "notebooks" / "01_log_linear_fit.ipynb"
 

@@ -13,8 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken
 
-from probenc_support import corpora, heads, inference, loading, models, steering
+from probenc_support import corpora, inference, models, steering
 from probenc_support.errors import InputError
+from probenc_support.head import Head
+from probenc_support.models import runtime
+from probenc_support.pruning import pruned_head
 
 SIZES: dict[str, Any] = {
     "vocab_size": tiny.VOCABULARY, "hidden_size": 16, "intermediate_size": 32,
@@ -180,7 +183,10 @@ def test_an_offloaded_head_is_not_edited() -> None:
         steering.edited_rows(lm, torch.tensor([3]), torch.zeros(1, 16)),
     ):
         pass
-    with pytest.raises(InputError, match="offloaded"), heads.swapped(lm, torch.nn.Linear(16, 320)):
+    with (
+        pytest.raises(InputError, match="offloaded"),
+        pruned_head.swapped(lm, torch.nn.Linear(16, 320)),
+    ):
         pass
 
 
@@ -250,8 +256,8 @@ def test_a_missing_package_is_named(
 def test_what_is_not_installed_is_named(
     error: Exception, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading, "_installed", lambda package: False)
-    assert message in loading.load_message(error, Path("somewhere"))
+    monkeypatch.setattr(runtime, "_installed", lambda package: False)
+    assert message in runtime.load_message(error, Path("somewhere"))
 
 
 def test_a_damaged_tokenizer_is_named_as_such(tmp_path: Path) -> None:
@@ -330,14 +336,14 @@ def test_sums_of_a_device_without_float64_are_kept_on_the_cpu(style: str) -> Non
     lm = tiny.language_model(style)
     h = models.hidden_states(lm, torch.arange(40)[None])[0].clone()
     h[3] *= 400  # one token has all of the probability, and others underflow
-    expected = inference.HeadSums(lm.E, lm.b)
+    expected = lm.head.sums()
     z = expected.add(h)
     E, b, there = (
         None if t is None else t.clone().as_subclass(WithoutFloat64) for t in (lm.E, lm.b, h)
     )
     with pytest.raises(TypeError, match="float64"):
         E.double()
-    sums = inference.HeadSums(E, b)
+    sums = Head(E, b).sums()
     torch.testing.assert_close(sums.add(there), z, rtol=0, atol=1e-6)
     torch.testing.assert_close(sums.log_a, expected.log_a, rtol=0, atol=1e-6)
     torch.testing.assert_close(sums.mean_log_p, expected.mean_log_p, rtol=1e-6, atol=1e-6)

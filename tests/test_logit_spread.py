@@ -7,7 +7,9 @@ import pytest
 import torch
 from scipy import stats
 
-from probenc_support import inference, logit_spread, regression
+from probenc_support import regression
+from probenc_support.head import Head
+from probenc_support.theory import logit_spread
 
 
 def head(seed=0, V=60, d=4, N=200, dtype=torch.float64):
@@ -30,15 +32,15 @@ def test_every_scale_is_a_pass_of_its_own(bias):
     E, b, h = head()
     b = b if bias else None
     scales = [0.125, 1.0, 4.0]
-    found = logit_spread.log_a_at_scales(E, b, h, scales)
+    found = logit_spread.log_a_at_scales(Head(E, b), h, scales)
     for k, scale in enumerate(scales):
-        alone = inference.log_average_probability(E, b, scale * h)
+        alone = Head(E, b).log_mean_p(scale * h)
         torch.testing.assert_close(found[k], alone)
 
 
 def test_no_probability_is_lost_in_single_precision():
     E, b, h = head(dtype=torch.float32)
-    found = logit_spread.log_a_at_scales(E, b, h, [200.0])[0]
+    found = logit_spread.log_a_at_scales(Head(E, b), h, [200.0])[0]
     log_p = torch.log_softmax(200.0 * h.double() @ E.double().T + b.double(), dim=1)
     exact = torch.logsumexp(log_p, dim=0) - math.log(len(h))
     assert exact.min() < -150.0
@@ -48,7 +50,7 @@ def test_no_probability_is_lost_in_single_precision():
 def test_small_vocabulary_against_brute_force():
     E, b, h = head(V=80)
     z = torch.logsumexp(h @ E.T + b, dim=1)
-    found = logit_spread.r2_small_vocabulary(E, b, h, z, size=30, n_draws=2, seed=4)
+    found = logit_spread.r2_small_vocabulary(Head(E, b), h, z, size=30, n_draws=2, seed=4)
     generator = torch.Generator().manual_seed(4)
     for draw in range(2):
         rows = torch.randperm(80, generator=generator)[:30]
@@ -65,7 +67,7 @@ def test_small_vocabulary_against_brute_force():
 def test_a_softmax_over_all_tokens_is_no_small_one():
     E, b, h = head()
     z = torch.logsumexp(h @ E.T + b, dim=1)
-    found = logit_spread.r2_small_vocabulary(E, b, h, z, size=len(E), n_draws=1)
+    found = logit_spread.r2_small_vocabulary(Head(E, b), h, z, size=len(E), n_draws=1)
     np.testing.assert_allclose(found[:, 0], found[:, 1], rtol=1e-9)
 
 

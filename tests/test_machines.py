@@ -13,8 +13,10 @@ import pytest
 from test_execute import GOOD, ROOT, notebook
 from test_parameters import GOOD as PARAMETERS
 
-from probenc_support import cache, execute, parameters
+from probenc_support import cache
 from probenc_support.errors import InputError
+from probenc_support.notebook import parameters
+from probenc_support.runs import execute
 
 
 def command(*words: str, cwd: Path, **environment: str | None) -> subprocess.CompletedProcess[str]:

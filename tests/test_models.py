@@ -14,7 +14,7 @@ import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
-from probenc_support import cache, models
+from probenc_support import cache, models, roster, wheels
 from probenc_support.errors import InputError
 
 # -------------------------------------------------------------------------------------------- head
@@ -95,7 +95,7 @@ def test_a_text_of_several_tokens_or_none_is_no_token() -> None:
 
 
 def test_roster_names_the_papers_models() -> None:
-    paper = {name for name, entry in models.ROSTER.items() if entry.in_paper}
+    paper = {name for name, entry in roster.ROSTER.items() if entry.in_paper}
     assert paper == {"gpt2", "gpt2-xl", "gpt-j-6b", "pythia-2.8b"}
 
 
@@ -317,27 +317,27 @@ def test_damaged_gguf_leaves_nothing(own_cache: Path, tmp_path: Path, damage: st
 
 
 @pytest.fixture
-def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_cache: Path) -> models.Wheel:
+def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_cache: Path) -> wheels.Wheel:
     """A wheel with a tiny GGUF, in a folder that pip finds it in and no index beside."""
     gguf = gguf_file(tmp_path / "m.gguf")
     archive = tiny.wheel(tmp_path / "index", "tiny_model/m.gguf", gguf.read_bytes())
-    made = models.Wheel(
+    made = wheels.Wheel(
         "tiny-package==1.0", cache.file_hash(archive), "tiny_model/m.gguf", cache.file_hash(gguf)
     )
     tiny.only_index(monkeypatch, archive.parent)
     monkeypatch.setitem(models.WHEELS, "tiny-model", made)
-    monkeypatch.setitem(models.ROSTER, "tiny", models.RosterEntry("tiny", "wheel:tiny-model", 1e4))
+    monkeypatch.setitem(roster.ROSTER, "tiny", roster.RosterEntry("tiny", "wheel:tiny-model", 1e4))
     return made
 
 
-def test_wheel_is_downloaded_once(wheel: models.Wheel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wheel_is_downloaded_once(wheel: wheels.Wheel, monkeypatch: pytest.MonkeyPatch) -> None:
     assert models.load("tiny").V == 320
     monkeypatch.setenv("PIP_FIND_LINKS", "")
     assert models.load("tiny").V == 320, "the second time from the cache, with no index"
 
 
 def test_wheel_offline(
-    wheel: models.Wheel, monkeypatch: pytest.MonkeyPatch, own_cache: Path
+    wheel: wheels.Wheel, monkeypatch: pytest.MonkeyPatch, own_cache: Path
 ) -> None:
     monkeypatch.setenv("PIP_FIND_LINKS", "")
     with pytest.raises(InputError, match="could not be downloaded; connect to a package index"):
@@ -347,9 +347,9 @@ def test_wheel_offline(
 
 
 def test_wheel_with_another_hash(
-    wheel: models.Wheel, monkeypatch: pytest.MonkeyPatch, own_cache: Path
+    wheel: wheels.Wheel, monkeypatch: pytest.MonkeyPatch, own_cache: Path
 ) -> None:
-    other = models.Wheel(wheel.requirement, "0" * 64, wheel.member, wheel.member_sha256)
+    other = wheels.Wheel(wheel.requirement, "0" * 64, wheel.member, wheel.member_sha256)
     monkeypatch.setitem(models.WHEELS, "tiny-model", other)
     with pytest.raises(InputError, match="not the file that this project pins"):
         models.load("tiny")

@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 import tiny
 
-from probenc_support import checkpoints, corpora, matrix, models, names, parameters, results
+from probenc_support import corpora, models, names
 from probenc_support.errors import InputError
+from probenc_support.models import checkpoints
+from probenc_support.notebook import parameters, results
+from probenc_support.runs import matrix
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from probenc_support import execute, matrix, run_files
-from probenc_support.paper_figures import PAPER_FIGURES
+from probenc_support.claims.paper_figures import PAPER_FIGURES
+from probenc_support.runs import execute, matrix, run_files
 
 ROOT = Path(__file__).resolve().parents[1]
 PLACES = sorted({(p.notebook, p.figure) for f in PAPER_FIGURES for p in f.places})

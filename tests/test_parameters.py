@@ -13,9 +13,10 @@ import pytest
 import tiny
 from matplotlib.colors import to_rgb
 
-from probenc_support import corpora, figures, parameters, results
+from probenc_support import corpora
 from probenc_support.errors import InputError
-from probenc_support.parameters import Flag, Number, Several, Text
+from probenc_support.notebook import figures, parameters, results
+from probenc_support.notebook.parameters import Flag, Number, Several, Text
 
 GOOD: dict[str, Any] = {
     "model": "smollm2-135m-instruct", "revision": "", "corpus": "docstrings", "eval_corpus": "",
@@ -104,9 +105,9 @@ def _results(folder: Path) -> results.Results:
 
 def test_results_leave_metrics_tables_and_provenance(tmp_path: Path) -> None:
     made = _results(tmp_path)
-    made.metrics(r2=0.5, n=3, undefined=float("nan"), infinite=float("inf"), truth=True)
+    made.add_metrics(r2=0.5, n=3, undefined=float("nan"), infinite=float("inf"), truth=True)
     frame = pd.DataFrame({"token": [" a", "b,c"], "y": [1.5, 2.5]})
-    made.table("tokens", frame)
+    made.add_table("tokens", frame)
     made.finish()
     stem = tmp_path / "01_log_linear_fit"
     assert json.loads(stem.with_suffix(".metrics.json").read_text()) == {

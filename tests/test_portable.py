@@ -18,7 +18,7 @@ import tiny
 from test_execute import notebook
 from test_training import TINY
 
-from probenc_support import execute, portable
+from probenc_support.runs import execute, portable
 
 MARKER = "unique-marker"
 

@@ -7,10 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from probenc_support import pruning, pruning_orders
+from probenc_support import pruning
 from probenc_support.errors import InputError
+from probenc_support.head import Head
 from probenc_support.moments import Moments
-from probenc_support.pruning import Basis
+from probenc_support.pruning import Basis, divergence
+from probenc_support.pruning import orders as pruning_orders
 
 V, D, N = 120, 12, 300
 
@@ -58,7 +60,7 @@ def test_scores_rank_planted_dimensions() -> None:
     E, h, _ = problem()
     E[:, 3] = 0.7  # a column that all tokens share moves no probability
     h[:, 5] = 0.0
-    for scores in (pruning_orders.wanda_scores(E, h), pruning_orders.fisher_scores(E, None, h)):
+    for scores in (pruning_orders.wanda_scores(E, h), pruning_orders.fisher_scores(Head(E), h)):
         assert set(pruning_orders.ascending(scores)[:2].tolist()) == {3, 5}
     slopes = torch.linspace(-1.0, 1.2, D)
     assert int(pruning_orders.ascending(pruning_orders.slope_scores(slopes))[0]) == int(
@@ -79,9 +81,9 @@ def test_fisher_score_is_twice_the_kl_of_a_small_dimension() -> None:
     E, h, _ = problem()
     E = E.clone()
     E[:, 4] *= 1e-3
-    score = pruning_orders.fisher_scores(E, None, h)[4]
+    score = pruning_orders.fisher_scores(Head(E), h)[4]
     order = torch.tensor([4] + [i for i in range(D) if i != 4])
-    kl = pruning.sweep(E, None, pruning.zero_basis(order), h, [1]).kl.mean()
+    kl = pruning.sweep(Head(E), pruning.zero_basis(order), h, [1]).kl.mean()
     assert float(kl) == pytest.approx(float(score) / 2, rel=0.01)
     assert float(kl) != pytest.approx(float(score), rel=0.3)
 
@@ -242,7 +244,7 @@ def test_the_incremental_sweep_equals_direct_computation(
     E, h, targets = problem(dtype=dtype)
     basis = bases(*problem()[:2])[method]
     removed = list(range(D))
-    found = pruning.sweep(E, None, basis, h, removed, targets=targets, chunk=64)
+    found = pruning.sweep(Head(E), basis, h, removed, targets=targets, chunk=64)
     for level, count in enumerate(removed):
         kl, js, same, nll = direct(E, basis.kept(h.double(), count), h, targets)
         torch.testing.assert_close(found.kl[level].double(), kl, atol=atol, rtol=0)
@@ -257,7 +259,7 @@ def test_the_incremental_sweep_equals_direct_computation(
 @pytest.mark.parametrize("method", METHODS)
 def test_removing_nothing_changes_nothing_bit_for_bit(method: str) -> None:
     E, h, targets = problem(dtype=torch.float32)
-    found = pruning.sweep(E, None, bases(E, h)[method], h, [0], targets=targets)
+    found = pruning.sweep(Head(E), bases(E, h)[method], h, [0], targets=targets)
     assert (found.kl == 0).all()
     assert found.same_top.all()
     known = targets >= 0
@@ -269,7 +271,7 @@ def test_a_head_bias_stays() -> None:
     b = torch.linspace(-1, 1, V).double()
     wide, one = torch.cat([E, b[:, None]], 1), torch.ones(N, 1).double()
     basis = bases(E, h)["zero"]
-    found = pruning.sweep(E, b, basis, h, [4], targets=targets)
+    found = pruning.sweep(Head(E, b), basis, h, [4], targets=targets)
     kept = torch.cat([basis.kept(h, 4), one], 1)
     kl = direct(wide, kept, torch.cat([h, one], 1), targets)[0]
     torch.testing.assert_close(found.kl[0], kl, atol=1e-10, rtol=0)
@@ -279,7 +281,7 @@ def test_a_head_bias_stays() -> None:
 @given(st.integers(0, 10_000), st.integers(1, D - 1))
 def test_divergences_keep_their_ranges(seed: int, removed: int) -> None:
     E, h, targets = problem(seed)
-    found = pruning.sweep(E * 3, None, bases(E, h)["zero"], h[:40], [removed], targets=targets[:40])
+    found = pruning.sweep(Head(E * 3), bases(E, h)["zero"], h[:40], [removed], targets=targets[:40])
     assert found.kl.min() > -1e-9
     assert found.js.min() > -1e-9
     assert found.js.max() <= np.log(2) + 1e-9
@@ -292,7 +294,9 @@ def test_js_is_symmetric_and_kl_is_not() -> None:
     P, Q = (torch.randn(30, V, generator=g, dtype=torch.float64) * 2 for _ in range(2))
 
     def compared(left: Tensor, right: Tensor) -> tuple[Tensor, ...]:
-        return pruning._Intact(left.clone(), None).against(right.clone(), torch.empty_like(right))
+        return divergence._Intact(left.clone(), None).against(
+            right.clone(), torch.empty_like(right)
+        )
 
     torch.testing.assert_close(compared(P, Q)[1], compared(Q, P)[1])
     assert (compared(P, Q)[0] - compared(Q, P)[0]).abs().mean() > 0.01
@@ -302,7 +306,7 @@ def test_the_chunk_does_not_matter() -> None:
     E, h, targets = problem()
     basis = bases(E, h)["rotated"]
     one, many = (
-        pruning.sweep(E, None, basis, h, [3, 6], targets=targets, chunk=c) for c in (7, 500)
+        pruning.sweep(Head(E), basis, h, [3, 6], targets=targets, chunk=c) for c in (7, 500)
     )
     torch.testing.assert_close(one.kl, many.kl)
     assert torch.equal(one.top, many.top)
@@ -312,15 +316,15 @@ def test_the_chunk_does_not_matter() -> None:
 def test_several_sweeps_at_once_are_each_as_they_are_alone(
     memory: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pruning, "_COLUMN_BYTES", memory)
+    monkeypatch.setattr(divergence, "_COLUMN_BYTES", memory)
     E, h, targets = problem()
     made = bases(E, h)
     at = {"zero": [0, 3, 9], "mean": [3], "compensated": [1, 11], "rotated": [2, 3]}
     wanted = {name: (made[name], at[name]) for name in METHODS}
-    found = pruning.sweeps(E, None, wanted, h, targets=targets, chunk=64)
+    found = pruning.sweeps(Head(E), wanted, h, targets=targets, chunk=64)
     assert list(found) == list(METHODS)
     for name in METHODS:
-        alone = pruning.sweep(E, None, made[name], h, at[name], targets=targets, chunk=64)
+        alone = pruning.sweep(Head(E), made[name], h, at[name], targets=targets, chunk=64)
         torch.testing.assert_close(found[name].kl, alone.kl, atol=1e-12, rtol=0)
         torch.testing.assert_close(found[name].nll, alone.nll, equal_nan=True)
         assert torch.equal(found[name].top, alone.top)
@@ -335,7 +339,7 @@ def test_no_more_than_a_chunk_of_logits_is_made_at_a_time() -> None:
         sizes.append(len(x))
         return x @ E.T
 
-    found = pruning.evaluate(E, None, head, h, chunk=32)
+    found = pruning.evaluate(Head(E), head, h, chunk=32)
     assert max(sizes) == 32
     assert sum(sizes) == N
     assert (found.kl == 0).all(), "the intact head is no distance from itself"
@@ -345,16 +349,16 @@ def test_no_more_than_a_chunk_of_logits_is_made_at_a_time() -> None:
 def test_a_gpu_finds_the_same_divergences() -> None:
     E, h, targets = problem(dtype=torch.float32)
     for basis in bases(E, h).values():
-        here = pruning.sweep(E, None, basis, h, [0, 5], targets=targets)
-        there = pruning.sweep(E.cuda(), None, basis, h, [0, 5], targets=targets)
+        here = pruning.sweep(Head(E), basis, h, [0, 5], targets=targets)
+        there = pruning.sweep(Head(E.cuda()), basis, h, [0, 5], targets=targets)
         torch.testing.assert_close(here.kl, there.kl, atol=1e-4, rtol=1e-4)
 
 
 def test_evaluate_of_a_head_equals_the_sweep() -> None:
     E, h, targets = problem()
     basis = bases(E, h)["compensated"]
-    swept = pruning.sweep(E, None, basis, h, [0, 5], targets=targets).at(-1)
-    direct_ = pruning.evaluate(E, None, lambda x: basis.kept(x, 5) @ E.T, h, targets=targets)
+    swept = pruning.sweep(Head(E), basis, h, [0, 5], targets=targets).at(-1)
+    direct_ = pruning.evaluate(Head(E), lambda x: basis.kept(x, 5) @ E.T, h, targets=targets)
     torch.testing.assert_close(swept.kl, direct_.kl)
     torch.testing.assert_close(swept.js, direct_.js)
     torch.testing.assert_close(swept.nll_increase, direct_.nll_increase, equal_nan=True)
@@ -363,9 +367,9 @@ def test_evaluate_of_a_head_equals_the_sweep() -> None:
 def test_choose_power_takes_the_least_kl_on_held_out_positions() -> None:
     E, h, _ = problem()
     log_a = torch.log_softmax(h @ E.T, 1).logsumexp(0) - np.log(N)
-    choice = pruning.choose_power(E, None, log_a, h[:200], h[200:], removed=4)
+    choice = pruning.choose_power(Head(E), log_a, h[:200], h[200:], removed=4)
     assert choice.kl[choice.power] == min(choice.kl.values())
-    again = pruning.sweep(E, None, choice.basis, h[200:], [4]).kl.mean()
+    again = pruning.sweep(Head(E), choice.basis, h[200:], [4]).kl.mean()
     assert float(again) == pytest.approx(choice.kl[choice.power])
     assert max(choice.kl.values()) > min(choice.kl.values())
 
@@ -377,7 +381,7 @@ def test_rounding_does_not_choose_the_power() -> None:
     for _ in range(5):
         log_a = 1e-7 * torch.randn(len(E), generator=generator) - np.log(len(E))
         choice = pruning.choose_power(
-            E, None, log_a, h[:200], h[200:], removed=4, powers=(1.0, 0.5, 0.0)
+            Head(E), log_a, h[:200], h[200:], removed=4, powers=(1.0, 0.5, 0.0)
         )
         assert choice.power == 0.0
 
@@ -397,7 +401,7 @@ def test_removing_all_dimensions_is_refused() -> None:
         with pytest.raises(InputError, match="leaves no model"):
             pruning.levels([share], D)
     with pytest.raises(InputError, match="leaves no model"):
-        pruning.sweep(E, None, bases(E, h)["zero"], h, [D])
+        pruning.sweep(Head(E), bases(E, h)["zero"], h, [D])
 
 
 def test_levels_ascend() -> None:

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
-from probenc_support import pruning_figures, rule_book
+from probenc_support.claims import rule_book, rules_of_paper
+from probenc_support.notebook import pruning_figures
 
 
 def test_curves_show_methods_in_order_of_shares_and_bounds() -> None:
@@ -30,7 +31,7 @@ def test_curves_show_methods_in_order_of_shares_and_bounds() -> None:
 
 
 def test_bounds_are_those_of_the_rule_book() -> None:
-    criteria = {c.metric: c for c in rule_book.C6.criteria}
+    criteria = {c.metric: c for c in rules_of_paper.C6.criteria}
     assert rule_book.threshold("C6", "kl_paper_30") == criteria["kl_paper_30"].at_most
     assert rule_book.threshold("C6", "top1_paper_30") == criteria["top1_paper_30"].at_least
     for claim, metric in (("C6", "kl_papre_30"), ("C0", "kl_paper_30")):

@@ -11,7 +11,8 @@ import tiny
 from rules import check_run_of_a_null_model
 from test_notebooks import execute
 
-from probenc_support import generation, pruning_orders
+from probenc_support import generation
+from probenc_support.pruning import orders
 
 ORDERS = ("random", "paper", "tstat", "standardised", "wanda", "fisher", "fisher_slope")
 METHODS = (
@@ -44,7 +45,7 @@ def test_pruning_end_to_end(tmp_path: Path, text_file: Path, style: str) -> None
         wanted = {f"kl_{method}_{share}" for share in (10, 30, 50)}
         assert wanted | {f"top1_{method}_30", f"nll_increase_{method}_30"} <= set(metrics)
     replacements = ("zero", "mean", "compensated")
-    names = {pruning_orders.name_of(order, r) for order in ORDERS for r in replacements}
+    names = {orders.name_of(order, r) for order in ORDERS for r in replacements}
     assert {f"kl_{name}_30" for name in names} <= set(metrics)
     assert {f"kl_slope_over_without_30_{r}" for r in replacements} <= set(metrics)
     for name in INTERVALS:

@@ -7,9 +7,11 @@ import pytest
 import torch
 from test_pruning import D, problem
 
-from probenc_support import pruning, pruning_orders, slope_noise
+from probenc_support import pruning
 from probenc_support.moments import Moments
+from probenc_support.pruning import orders as pruning_orders
 from probenc_support.regression import Design
+from probenc_support.sparsity import slope_noise
 
 
 def test_every_replacement_has_its_basis() -> None:

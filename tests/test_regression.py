@@ -6,14 +6,15 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import statsmodels.api as sm
+import tiny
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from statsmodels.datasets import longley
 
-from probenc_support import regression
+from probenc_support import corpora, inference, regression
 from probenc_support.errors import InputError
-from probenc_support.regression import Design, fit
+from probenc_support.regression import Design, arrays, fit
 
 shapes = st.tuples(st.integers(1, 8), st.integers(12, 80), st.integers(0, 2**32 - 1))
 
@@ -129,7 +130,7 @@ def test_nearly_dependent_columns_against_exact_arithmetic(size):
     np.testing.assert_allclose(found.slopes, slopes, rtol=1e-9)
     np.testing.assert_allclose(found.stderr, stderr, rtol=1e-8)
     if size == 10**7:  # the control: without QR the digits are lost
-        plain = np.linalg.solve(design.gram.numpy(), design.moments(y)[0][:, 0])
+        plain = np.linalg.solve(design.gram.numpy(), design.cross_products(y)[0][:, 0])
         assert np.abs(plain / slopes - 1.0).max() > 1e-7
 
 
@@ -237,7 +238,9 @@ def test_rows_left_out_equal_a_refit(condition, robust):
         mine, other = getattr(ours, name), getattr(again, name)
         np.testing.assert_allclose(mine, other, rtol=1e-8 if condition == 10.0 else 1e-6)
     assert ours.n == len(rest)
-    for mine, other in zip(subset.moments(y), Design.of(E[rest]).moments(y[rest]), strict=True):
+    for mine, other in zip(
+        subset.cross_products(y), Design.of(E[rest]).cross_products(y[rest]), strict=True
+    ):
         np.testing.assert_allclose(mine, other, rtol=1e-9, atol=1e-9)
 
 
@@ -271,7 +274,7 @@ def test_digits_lost_by_subtraction_are_found_again():
 
 
 def test_more_rows_than_a_block_holds():
-    E, y = problem(n=2 * regression._ROWS["cpu"] + 5, d=6)
+    E, y = problem(n=2 * arrays._ROWS["cpu"] + 5, d=6)
     assert_equals_statsmodels(fit(E, y), ols(E, y), rtol=1e-9)
 
 
@@ -440,3 +443,15 @@ def test_equals_statsmodels_on_a_real_embedding(real_lm):
         + (E.double() @ torch.linspace(-1.0, 1.0, E.shape[1]).double()).numpy()
     )
     assert_equals_statsmodels(fit(E, y), ols(E.double().numpy(), y), rtol=1e-8)
+
+
+def test_tokens_of_a_model_are_fitted_without_its_padding_rows() -> None:
+    lm = tiny.language_model("padded")
+    ids = torch.randint(0, int(lm.tokens[-1]), (40, 16), generator=torch.Generator().manual_seed(0))
+    detection = inference.detect(
+        lm, corpora.from_ids(ids, corpus="ids"), cache=False, progress=False
+    )
+    fitted = regression.fit_tokens(lm, detection)
+    expected = ols(lm.E[lm.tokens], -detection.log_a_rows[lm.tokens])
+    assert fitted.n == len(lm.tokens) < lm.V
+    np.testing.assert_allclose(fitted.slopes, expected.params[1:], rtol=1e-5, atol=1e-8)

@@ -8,8 +8,8 @@ from test_sparsity import problem
 
 from probenc_support import regression
 from probenc_support.regression import Design
-from probenc_support.replicates import Replicates, Significance
 from probenc_support.sparsity import Components, Statistics
+from probenc_support.sparsity.replicates import Replicates, Significance
 
 
 def test_every_draw_is_a_fit_of_its_own():

@@ -6,10 +6,9 @@ import pytest
 import torch
 from gguf.quants import dequantize, quantize
 
-from probenc_support import rounding
 from probenc_support.quantisation import steps
 from probenc_support.regression import Design
-from probenc_support.sparsity import Components, Statistics
+from probenc_support.sparsity import Components, Statistics, rounding
 
 
 def rounded_again(E: torch.Tensor, *, bits: int = 8, seed: int = 0) -> torch.Tensor:

@@ -15,8 +15,10 @@ import pytest
 from test_execute import GOOD, ROOT, notebook
 from test_parameters import GOOD as PARAMETERS
 
-from probenc_support import cache, claims, execute, parameters, results, run_files
+from probenc_support import cache, claims
 from probenc_support.errors import InputError
+from probenc_support.notebook import parameters, results
+from probenc_support.runs import execute, run_files
 
 
 @pytest.fixture(autouse=True)
@@ -156,8 +158,8 @@ def made(folder: Path, *tables: str) -> None:
     p = parameters.check("01_x", {**PARAMETERS, "results_dir": str(folder)})
     found = results.Results(p)
     for table in tables:
-        found.table(table, pd.DataFrame({"x": range(30)}))
-    found.metrics(fit=0.5)
+        found.add_table(table, pd.DataFrame({"x": range(30)}))
+    found.add_metrics(fit=0.5)
     found.finish()
 
 
@@ -288,11 +290,11 @@ def test_what_the_package_keeps_is_listed(tiny_folder: Path) -> None:
 
 WRITES = (
     "import pandas as pd\n"
-    "from probenc_support import parameters, results\n"
+    "from probenc_support.notebook import parameters, results\n"
     f"p = parameters.check('01_x', {{**{PARAMETERS!r}, 'results_dir': results_dir}})\n"
     "found = results.Results(p)\n"
-    "found.table('rows', pd.DataFrame({'x': range(300)}))\n"
-    "found.metrics(fit=0.5)\n"
+    "found.add_table('rows', pd.DataFrame({'x': range(300)}))\n"
+    "found.add_metrics(fit=0.5)\n"
     "found.finish()"
 )
 

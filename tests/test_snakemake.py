@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import shlex
 import shutil
 import signal
@@ -21,8 +22,8 @@ import pytest
 import tiny
 import yaml
 
-from probenc_support import execute, matrix
 from probenc_support.errors import InputError
+from probenc_support.runs import execute, matrix
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ("01_one", "02_two", "03_three", "04_four", "05_five")
@@ -41,15 +42,16 @@ seed = 0
 results_dir = ""
 """
 
-LOADS = """from probenc_support import models, parameters
-from probenc_support.results import Results
+LOADS = """from probenc_support import models
+from probenc_support.notebook import parameters
+from probenc_support.notebook.results import Results
 import pandas as pd
 
 p = parameters.check("{name}", globals())
 lm = models.load(p.model)
 results = Results(p, lm)
-results.metrics(rows=lm.V, width=lm.d)
-results.table("rows", pd.DataFrame({{"row": range(3)}}))
+results.add_metrics(rows=lm.V, width=lm.d)
+results.add_table("rows", pd.DataFrame({{"row": range(3)}}))
 results.finish()
 """
 
@@ -265,6 +267,41 @@ def light(tmp_path: Path) -> Path:
     return repository(tmp_path, ["models/tiny"], dict.fromkeys(NOTEBOOKS[:3], WRITES))
 
 
+def test_an_edit_inside_a_folder_re_runs_just_the_notebooks_that_use_it(tmp_path: Path) -> None:
+    tiny.save(tmp_path / "models" / "tiny")
+    unused = "\ndef later():\n    from probenc_support.pruning import tuning\n"
+    folder = repository(
+        tmp_path,
+        ["models/tiny"],
+        {
+            "01_one": WRITES,
+            "02_two": "from probenc_support.runs import run_files\n" + WRITES + unused,
+            "03_three": "from probenc_support.claims import rule_book\n" + WRITES,
+        },
+    )
+    done = make(folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    def planned() -> set[str]:
+        """Notebooks that would run now."""
+        command = [sys.executable, "-m", "snakemake", "cells", "--cores", "1", "--dry-run"]
+        done = subprocess.run(
+            command, cwd=folder, env=environment(folder), capture_output=True, text=True, check=True
+        )
+        return set(re.findall(r"Job \d+: tiny/(\d\d_\w+)", done.stdout))
+
+    assert planned() == set()
+    package = folder / "probenc_support"
+    for path, users in (
+        ("pruning/tuning.py", set()),
+        ("claims/rules_of_paper.py", {"03_three"}),
+        ("runs/run_files.py", {"02_two", "03_three"}),
+    ):
+        with (package / path).open("a", encoding="utf-8") as file:
+            file.write("\n# an edit\n")
+        assert planned() == users, path
+
+
 def test_killed_and_restarted_gives_the_same_pages(light: Path) -> None:
     random.seed(0)
     for _ in range(3):
@@ -459,9 +496,3 @@ def test_a_matrix_that_cannot_be_is_refused(config: dict[str, Any], says: str) -
 def test_folder_names_are_safe(model: str, folder: str) -> None:
     assert execute.slug(model) == folder
     assert "/" not in execute.slug(model)
-
-
-def test_a_notebook_depends_on_the_modules_it_imports_and_no_other() -> None:
-    names = {path.stem for path in matrix.modules(ROOT / "notebooks" / "06_across_models.ipynb")}
-    assert {"comparison", "claims", "figures", "parameters", "results", "cache"} <= names
-    assert not {"steering", "pruning", "training", "matrix", "__main__"} & names

@@ -17,10 +17,10 @@ from scipy.spatial import distance
 from sklearn.linear_model import lasso_path as sklearn_lasso_path
 from test_notebooks import execute
 
-from probenc_support import concentration, regression, sparsity
+from probenc_support import regression, sparsity
 from probenc_support.errors import InputError
 from probenc_support.regression import Design
-from probenc_support.sparsity import Components, Statistics
+from probenc_support.sparsity import Components, Statistics, concentration
 
 problems = st.tuples(st.integers(2, 8), st.integers(30, 90), st.integers(0, 2**32 - 1)).filter(
     lambda shape: np.linalg.cond(problem(shape[1], shape[0], seed=shape[2])[0]) < 1e4
@@ -335,7 +335,7 @@ def test_notebook_end_to_end(tmp_path, text_file, style, eval_corpus):
 
 @pytest.mark.real_model
 def test_identities_and_sparsity_of_a_real_embedding(real_lm, real_detection):
-    E, y = real_lm.E[real_lm.tokens], real_detection.y[real_lm.tokens]
+    E, y = real_lm.E[real_lm.tokens], real_detection.y
     design = Design.of(E)
     found, full = Statistics.of(design, y), design.fit(y).r2
     components = Components.of(found)

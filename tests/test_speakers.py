@@ -10,16 +10,18 @@ import torch
 from scipy import stats
 from test_generation import BLOCKS, needs_mauve
 
-from probenc_support import generation, heads, pruning, speakers
+from probenc_support import generation, pruning
 from probenc_support.errors import InputError
 from probenc_support.generation import Samples
-from probenc_support.speakers import Spoken
+from probenc_support.pruning import pruned_head
+from probenc_support.pruning import spoken as speakers
+from probenc_support.pruning.spoken import Spoken
 
 
 def test_all_heads_write_as_the_real_model_does(tiny_lm: Any) -> None:
     """Each next token follows the model's distribution, head swapped in, given what came before."""
     lm = tiny_lm
-    head = heads.from_basis(lm, pruning.zero_basis(torch.arange(lm.d)), lm.d // 2)
+    head = pruned_head.from_basis(lm, pruning.zero_basis(torch.arange(lm.d)), lm.d // 2)
     prompts = BLOCKS.ids[:1, :5].expand(3000, -1)
     found = speakers.speak(
         lm, {"own": None, "half": head}, prompts, n_tokens=1, seeds={"own": 0, "half": 0}
@@ -33,7 +35,7 @@ def test_all_heads_write_as_the_real_model_does(tiny_lm: Any) -> None:
         return logits.softmax(0).numpy()
 
     own = p()
-    with heads.swapped(lm, head):
+    with pruned_head.swapped(lm, head):
         half = p()
 
     def fits(name: str, expected: Any) -> float:
@@ -52,7 +54,7 @@ def test_all_heads_write_as_the_real_model_does(tiny_lm: Any) -> None:
 
 def test_features_are_the_last_hidden_states_and_seeds_decide(tiny_lm: Any) -> None:
     lm = tiny_lm
-    head = heads.from_basis(lm, pruning.zero_basis(torch.arange(lm.d)), lm.d // 2)
+    head = pruned_head.from_basis(lm, pruning.zero_basis(torch.arange(lm.d)), lm.d // 2)
     names = {"a": None, "again": None, "other": None, "half": head}
     seeds = {"a": 0, "again": 0, "other": 1, "half": 0}
     before = lm.model.get_output_embeddings()

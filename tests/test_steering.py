@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from probenc_support import corpora, inference, models, steering
 from probenc_support.errors import InputError
+from probenc_support.head import Head
 from probenc_support.moments import Moments, covariance
 
 SCALES = (0.05, 0.2, 2.0, 5.0, 20.0)
@@ -58,7 +59,7 @@ def test_closed_form_is_the_really_edited_model(style: str) -> None:
     h, z = exact_pass(lm, ids)
     vector = steering.min_variance(Moments.of(h), 1e-3)
     tokens = torch.tensor([1, 17, 200, 319])
-    log_p = steering.log_probabilities(lm, tokens, h, z)
+    log_p = lm.head.log_p(h, tokens, z)
     g = h @ vector
     old = log_softmax_of(lm.model, ids)
     for scale in SCALES:
@@ -80,7 +81,7 @@ def test_closed_form_fails_for_a_head_scale_that_is_ignored() -> None:
     h, z = exact_pass(lm, ids)
     vector = steering.min_variance(Moments.of(h), 1e-3)
     token = torch.tensor([17])
-    log_p = steering.log_probabilities(lm, token, h, z)
+    log_p = lm.head.log_p(h, token, z)
     wanted = steering.achieved(log_p, (math.log(5) * (h @ vector))[:, None])
     head = lm.model.get_output_embeddings()
     before = head.weight.detach().clone()
@@ -93,10 +94,10 @@ def test_closed_form_fails_for_a_head_scale_that_is_ignored() -> None:
 @pytest.mark.real_model
 def test_closed_form_on_the_real_model(real_lm: Any, real_detection: Any) -> None:
     blocks = corpora.blocks("python-manual", real_lm.tokenizer, n_positions=512)
-    tokens = steering.over_the_ranking(real_detection.log_a, real_lm.tokens, 4)
+    tokens = steering.spread_over_ranks(real_detection.log_a_rows, real_lm.tokens, 4)
     h, z = real_detection.h[:512], real_detection.z[:512]
     vector = steering.default_direction(real_detection)
-    log_p = steering.log_probabilities(real_lm, tokens, h, z)
+    log_p = real_lm.head.log_p(h, tokens, z)
     for scale in (0.05, 20.0):
         expected = steering.log_mean(log_p) + steering.achieved(
             log_p, (math.log(scale) * (h.double() @ vector))[:, None]
@@ -117,7 +118,7 @@ def test_side_effects_are_those_of_the_whole_distribution(style: str) -> None:
     vector = steering.min_variance(Moments.of(h), 1e-3)
     token = torch.tensor([5])
     top = steering.top_two(lm, h, z)
-    log_p, g = steering.log_probabilities(lm, token, h, z), h @ vector
+    log_p, g = lm.head.log_p(h, token, z), h @ vector
     old = log_softmax_of(lm.model, ids)
     for step in (-3.0, 3.0, 6.0):
         found = steering.effects(log_p, g, torch.tensor([[step]]), tokens=token, top=top)
@@ -129,7 +130,7 @@ def test_side_effects_are_those_of_the_whole_distribution(style: str) -> None:
         assert float(found.js) == pytest.approx(float(js), rel=1e-6, abs=1e-13)
         assert float(found.top_changed) == float(changed)
         log_a = steering.log_mean(old)
-        moved = steering.moved_besides(lm, h, z, log_a, 5, step * g, most=len(h))
+        moved = steering.change_of_log_a(lm, h, z, log_a, 5, step * g, most=len(h))
         expected = steering.log_mean(new) - log_a
         torch.testing.assert_close(moved, expected, rtol=1e-7, atol=1e-9)
 
@@ -151,7 +152,9 @@ def test_the_check_of_the_notebook_on_the_real_model(
 ) -> None:
     """Also for the newline, of which the model is nearly certain at some positions."""
     ids = corpora.blocks(corpus, real_lm.tokenizer, n_positions=64, sequence_length=64).ids
-    tokens = steering.over_the_ranking(real_detection.log_a, real_lm.tokens, 20)[[0, 5, 10, 19]]
+    tokens = steering.spread_over_ranks(real_detection.log_a_rows, real_lm.tokens, 20)[
+        [0, 5, 10, 19]
+    ]
     vector = steering.default_direction(real_detection)
     assert steering.closed_form_error(real_lm, ids, tokens, (0.05, 20.0), vector) < 5e-5
 
@@ -374,7 +377,7 @@ def test_a_robust_direction_holds_where_one_corpus_misleads() -> None:
 def test_solved_steps_reach_the_scale(seed: int, scale: float) -> None:
     h, E, z = random_positions(n=60, V=20, seed=seed)
     g = h @ steering.min_variance(Moments.of(h))
-    log_p = steering.log_probabilities_of_rows(E, None, h, z)
+    log_p = Head(E).log_p(h, z=z)
     log_scale = torch.tensor([math.log(scale)], dtype=torch.float64)
     steps = steering.solve_steps(log_p, g, log_scale)
     reached = steering.effects(log_p, g, steps).log_scale
@@ -386,7 +389,7 @@ def test_solved_steps_reach_the_scale(seed: int, scale: float) -> None:
 
 def test_what_cannot_be_reached_has_no_step() -> None:
     h, E, z = random_positions()
-    log_p = steering.log_probabilities_of_rows(E, None, h, z)
+    log_p = Head(E).log_p(h, z=z)
     g = h @ steering.min_variance(Moments.of(h))
     above_one = -steering.log_mean(log_p) + 0.1
     assert bool(steering.solve_steps(log_p, g, above_one[:, None]).isnan().all())
@@ -396,7 +399,7 @@ def test_what_cannot_be_reached_has_no_step() -> None:
 
 def test_the_joint_solution_accounts_for_interaction() -> None:
     h, E, z = random_positions()
-    log_p = steering.log_probabilities_of_rows(E, None, h, z)
+    log_p = Head(E).log_p(h, z=z)
     likely = steering.log_mean(log_p).topk(3).indices
     log_p, g = log_p[:, likely], h @ steering.min_variance(Moments.of(h))
     room = 0.8 / float(steering.log_mean(log_p).exp().sum())
@@ -414,7 +417,7 @@ def test_the_joint_solution_accounts_for_interaction() -> None:
 
 def test_joint_edit_of_one_token_is_the_single_edit() -> None:
     h, E, z = random_positions()
-    log_p = steering.log_probabilities_of_rows(E[:1], None, h, z)
+    log_p = Head(E[:1]).log_p(h, z=z)
     u = torch.randn(log_p.shape, dtype=torch.float64)
     torch.testing.assert_close(
         steering.joint_log_p(log_p, u).exp(), steering.new_probability(log_p, u)
@@ -445,7 +448,7 @@ def test_steered_model_gives_the_scales(style: str) -> None:
         own = detection_of(steered.lm, ids)
     assert float(new[70] / old[70]) == pytest.approx(3.0, rel=1e-4)
     assert float(new[80] / old[80]) == pytest.approx(0.75, rel=1e-4)
-    torch.testing.assert_close(own.log_a.exp(), new, rtol=1e-4, atol=1e-12)
+    torch.testing.assert_close(own.log_a_rows.exp(), new, rtol=1e-4, atol=1e-12)
     torch.testing.assert_close(steered.expected, new[[70, 80]], rtol=1e-4, atol=1e-12)
     assert steered.lm.weights_hash != lm.weights_hash
 
@@ -554,7 +557,7 @@ def test_bad_input_is_one_sentence(scales: Any, sentence: str) -> None:
 def test_more_bad_input() -> None:
     lm = tiny.language_model("padded")
     detection = detection_of(lm, some_ids())
-    a = detection.log_a.exp()
+    a = detection.log_a_rows.exp()
     half = {i: 0.6 / float(a[i]) for i in (70, 80)}
     for scales, sentence in (
         (half, "Together these tokens"),
@@ -580,8 +583,8 @@ def test_steering_by_default_detects_on_docstrings(monkeypatch: pytest.MonkeyPat
         asked.append((corpus, options["sequence_length"]))
         return corpora.from_ids(some_ids(), corpus=corpus)
 
-    monkeypatch.setattr(steering.corpora, "blocks", blocks)
-    monkeypatch.setattr(steering.inference, "detect", lambda *_: detection)
+    monkeypatch.setattr(corpora, "blocks", blocks)
+    monkeypatch.setattr(inference, "detect", lambda *_: detection)
     with steering.steer(lm, {70: 2.0}):
         pass
     assert asked == [("docstrings", tiny.CONTEXT)]
@@ -596,7 +599,7 @@ def test_the_second_order_expectation_is_exact_for_normal_hidden_states() -> Non
     z = 30 + 0.2 * h[:, 0]
     E = torch.tensor([[0.5, -0.4, 0.2]], dtype=torch.float64)
     vector = torch.tensor([0.5, 0.2, 0.1], dtype=torch.float64)
-    log_p = steering.log_probabilities_of_rows(E, None, h, z)
+    log_p = Head(E).log_p(h, z=z)
     expected = steering.expected_log_scale(E, Moments.of(h), covariance(h, z), vector, math.log(5))
     found = steering.achieved(log_p, (math.log(5) * (h @ vector))[:, None])
     first_order = math.log(5) * float(h.mean(0) @ vector)
@@ -607,11 +610,11 @@ def test_the_second_order_expectation_is_exact_for_normal_hidden_states() -> Non
 def test_tokens_are_spread_over_the_ranking() -> None:
     log_a = torch.linspace(-20, 0, 100, dtype=torch.float64)[torch.randperm(100)]
     tokens = torch.arange(90)
-    drawn = steering.over_the_ranking(log_a, tokens, 10)
+    drawn = steering.spread_over_ranks(log_a, tokens, 10)
     places = torch.argsort(log_a[:90], descending=True).argsort()[drawn]
     assert (places // 9).tolist() == list(range(10)), "one of each class of nine"
     assert bool((log_a[drawn].diff() < 0).all())
-    assert len(steering.over_the_ranking(log_a, tokens, 1000)) == 90
+    assert len(steering.spread_over_ranks(log_a, tokens, 1000)) == 90
 
 
 def test_a_slightly_different_text_draws_nearly_the_same_tokens() -> None:
@@ -620,7 +623,7 @@ def test_a_slightly_different_text_draws_nearly_the_same_tokens() -> None:
     log_a = 2 * torch.randn(20_000, generator=generator, dtype=torch.float64)
     other = log_a + 0.003 * torch.randn(20_000, generator=generator, dtype=torch.float64)
     tokens = torch.arange(20_000)
-    one, two = (steering.over_the_ranking(values, tokens, 200) for values in (log_a, other))
+    one, two = (steering.spread_over_ranks(values, tokens, 200) for values in (log_a, other))
     assert int((one == two).sum()) > 180
     one, two = (torch.argsort(values)[50::100] for values in (log_a, other))
     assert int((one == two).sum()) < 30

@@ -7,9 +7,10 @@ import tiny
 import torch
 from test_steering import detection_of, some_ids
 
-from probenc_support import regression, steering, steering_examples, steering_family
+from probenc_support import regression, steering
 from probenc_support.moments import Moments
-from probenc_support.steering_family import Omega
+from probenc_support.steering import few_examples, omegas
+from probenc_support.steering.omegas import Omega
 
 TOKENS = torch.arange(1, 320, 11)
 
@@ -18,7 +19,7 @@ def test_from_few_positions_to_all_of_them() -> None:
     lm = tiny.language_model("bias", dtype=torch.float64)
     detection, test = detection_of(lm, some_ids(8)), detection_of(lm, some_ids(4).flip(1))
     design = regression.Design.of(lm.E[lm.tokens])
-    table = steering_examples.few_examples(
+    table = few_examples.few_examples(
         lm, design, detection, test, TOKENS, {"paper": Omega(3, 1)},
         scale=5.0, sizes=(8, 64, 1024), n_draws=(4, 2, 1),
     )  # fmt: skip
@@ -27,7 +28,7 @@ def test_from_few_positions_to_all_of_them() -> None:
     sizes = table[table["direction"] == "paper"].groupby("positions").size()
     assert sizes.to_dict() == {8: 4, 64: 2, 256: 1}, "no more positions than there are"
 
-    A = torch.from_numpy(design.fit(detection.y[lm.tokens]).slopes)
+    A = torch.from_numpy(design.fit(detection.y).slopes)
     ridge = steering.choose_ridge([Moments.of(part) for part in detection.h.tensor_split(4)])
     vectors = {
         "paper": Omega(3, 1).direction(A),
@@ -36,8 +37,8 @@ def test_from_few_positions_to_all_of_them() -> None:
     whole = table[table["positions"] == 256].set_index("direction")
     for name, vector in vectors.items():
         for column, text in (("local", detection), ("mae", test)):
-            log_p = steering.log_probabilities(lm, TOKENS, text.h, text.z)
-            error = steering_family.mean_error(log_p, text.h.double() @ vector, math.log(5))
+            log_p = lm.head.log_p(text.h, TOKENS, text.z)
+            error = omegas.mean_error(log_p, text.h.double() @ vector, math.log(5))
             assert whole.loc[name, column] == pytest.approx(error, rel=1e-4)
     assert (table["kl"] >= 0).all()
 
@@ -46,7 +47,7 @@ def test_few_positions_flatter_the_direction_that_is_fitted_to_them() -> None:
     lm = tiny.language_model("bias", dtype=torch.float64)
     detection, test = detection_of(lm, some_ids(8)), detection_of(lm, some_ids(4).flip(1))
     design = regression.Design.of(lm.E[lm.tokens])
-    table = steering_examples.few_examples(
+    table = few_examples.few_examples(
         lm, design, detection, test, TOKENS, {}, sizes=(8,), n_draws=(10,)
     )
     few = table[table["positions"] == 8].groupby("direction")[["local", "mae"]].mean()

@@ -9,10 +9,12 @@ import tiny
 import torch
 from test_steering import detection_of, random_positions, some_ids
 
-from probenc_support import models, steering, steering_family
+from probenc_support import models, steering
 from probenc_support.errors import InputError
+from probenc_support.head import Head
 from probenc_support.moments import Moments
-from probenc_support.steering_family import Omega
+from probenc_support.steering import omegas
+from probenc_support.steering.omegas import Omega
 
 
 def slopes(d: int = 12) -> Any:
@@ -41,7 +43,7 @@ def test_minimum_norm_is_a_member() -> None:
 @pytest.mark.parametrize(("d", "n"), [(1, 1), (2, 4), (12, 10), (64, 13), (576, 16)])
 def test_the_family_has_every_edit_once(d: int, n: int) -> None:
     A = slopes(d)
-    members = steering_family.family(d)
+    members = omegas.family(d)
     found = torch.stack([member.direction(A) for member in members])
     assert len(members) == n == len(found.unique(dim=0))
     assert {member.k for member in members} == {k for k in (1, 3, 10, 30, 100) if k < d} | {d}
@@ -58,19 +60,19 @@ def test_the_best_member_is_the_one_whose_dimensions_do_not_vary() -> None:
     z = torch.logsumexp(h @ lm.E.T.double(), dim=1)
     text: Any = type("Text", (), {"h": h, "z": z, "detection": detection})
     tokens = torch.arange(1, 300, 20)
-    table = steering_family.family_errors(lm, text, tokens, A)
-    assert len(table) == len(steering_family.family(lm.d))
-    assert steering_family.best_member(table).k == 3
+    table = omegas.family_errors(lm, text, tokens, A)
+    assert len(table) == len(omegas.family(lm.d))
+    assert omegas.best_member(table).k == 3
     with pytest.raises(InputError, match="No member"):
-        steering_family.best_member(table.assign(share=math.nan))
+        omegas.best_member(table.assign(share=math.nan))
 
 
 def test_family_errors_are_those_of_the_edits() -> None:
     lm = tiny.language_model("bias", dtype=torch.float64)
     detection = detection_of(lm, some_ids())
     tokens, A = torch.tensor([3, 70, 200]), slopes(lm.d)
-    table = steering_family.family_errors(lm, detection, tokens, A, scales=(0.5, 5.0))
-    log_p = steering.log_probabilities(lm, tokens, detection.h, detection.z)
+    table = omegas.family_errors(lm, detection, tokens, A, scales=(0.5, 5.0))
+    log_p = lm.head.log_p(detection.h, tokens, detection.z)
     for _, row in table.iterrows():
         vector = Omega(int(row["k"]), int(row["power"])).direction(A)
         shares = []
@@ -88,7 +90,7 @@ def test_a_tie_of_words() -> None:
     assert Omega(1, 0).words == "all on the steepest dimension"
     assert Omega(30, 1).words == "in proportion to |A| on the 30 steepest dimensions"
     frame = pd.DataFrame({"k": [3, 10], "power": [0, 2], "share": [0.2, 0.1]})
-    assert steering_family.best_member(frame) == Omega(10, 2)
+    assert omegas.best_member(frame) == Omega(10, 2)
 
 
 # ----------------------------------------------------------------------------------------- controls
@@ -97,14 +99,14 @@ def test_a_tie_of_words() -> None:
 def test_a_random_direction_of_unit_effect_moves_the_mean_and_nothing_evenly() -> None:
     h, E, z = random_positions(n=400, d=30)
     moments = Moments.of(h)
-    drawn = [steering_family.random_unit(moments, seed=0, n_draws=1) for _ in range(2)]
+    drawn = [omegas.random_unit(moments, seed=0, n_draws=1) for _ in range(2)]
     assert torch.equal(*drawn)
-    vector = steering_family.random_unit(moments, seed=0)
+    vector = omegas.random_unit(moments, seed=0)
     assert float(vector @ moments.mean) == pytest.approx(1)
-    log_p = steering.log_probabilities_of_rows(E, None, h, z)
+    log_p = Head(E).log_p(h, z=z)
     step = math.log(20)
-    error = steering_family.mean_error(log_p, h @ vector, step)
-    best = steering_family.mean_error(log_p, h @ steering.min_variance(moments), step)
+    error = omegas.mean_error(log_p, h @ vector, step)
+    best = omegas.mean_error(log_p, h @ steering.min_variance(moments), step)
     assert error > 5 * best
 
 
@@ -114,7 +116,7 @@ def test_of_nine_random_directions_the_one_of_median_variance() -> None:
     generator = torch.Generator().manual_seed(7)
     drawn = torch.randn(9, 30, generator=generator, dtype=torch.float64)
     variances = sorted(float(v @ moments.cov @ v / (v @ moments.mean) ** 2) for v in drawn)
-    vector = steering_family.random_unit(moments, seed=7)
+    vector = omegas.random_unit(moments, seed=7)
     assert float(vector @ moments.cov @ vector) == pytest.approx(variances[4])
 
 
@@ -122,14 +124,14 @@ def test_of_nine_random_directions_the_one_of_median_variance() -> None:
 def test_the_hidden_bias_of_the_final_norm_is_a_plain_logit_bias(style: str) -> None:
     lm = tiny.language_model(style, dtype=torch.float64)
     ids = some_ids()
-    assert steering_family.hidden_bias(lm, models.hidden_states(lm, ids).flatten(0, 1)) is None
+    assert omegas.hidden_bias(lm, models.hidden_states(lm, ids).flatten(0, 1)) is None
     norms = [m for m in lm.model.modules() if isinstance(m, torch.nn.LayerNorm)]
     generator = torch.Generator().manual_seed(2)
     for norm in norms:
         norm.bias.data.copy_(torch.randn(lm.d, generator=generator))
         norm.weight.data.copy_(0.5 + torch.rand(lm.d, generator=generator))
     h = models.hidden_states(lm, ids).flatten(0, 1)
-    vector = steering_family.hidden_bias(lm, h)
+    vector = omegas.hidden_bias(lm, h)
     assert vector is not None
     torch.testing.assert_close(h @ vector, torch.ones(len(h), dtype=torch.float64))
     other = models.hidden_states(lm, some_ids().flip(1)).flatten(0, 1)
@@ -140,4 +142,4 @@ def test_the_hidden_bias_of_the_final_norm_is_a_plain_logit_bias(style: str) -> 
 def test_no_hidden_bias_without_a_layer_norm_with_a_bias(style: str) -> None:
     lm = tiny.language_model(style)
     h = models.hidden_states(lm, some_ids()).flatten(0, 1)
-    assert steering_family.hidden_bias(lm, h) is None
+    assert omegas.hidden_bias(lm, h) is None

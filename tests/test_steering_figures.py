@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
-from probenc_support import steering_figures
+from probenc_support.notebook import steering_figures
 
 
 def test_curves_are_means_with_a_band() -> None:

@@ -12,7 +12,7 @@ import tiny
 from rules import check_run_of_a_null_model
 from test_notebooks import execute
 
-from probenc_support import steering_family, steering_scores
+from probenc_support.steering import omegas, scores
 
 DIRECTIONS = (
     "paper_best", "paper", "paper_k1", "paper_all", "min_norm", "mean_hidden", "min_variance",
@@ -62,7 +62,7 @@ def test_steering_end_to_end(tmp_path: Path, style: str) -> None:
     assert {
         f"steer_mae_{direction}_20x_id_{kind}"
         for direction in DIRECTIONS
-        for kind in steering_scores.CLASSES
+        for kind in scores.CLASSES
         if metrics.get(f"steer_share_{kind}", 0) > 0
     } <= set(metrics)
     check_run_of_a_null_model("03_steering", metrics)
@@ -78,7 +78,7 @@ def test_steering_end_to_end(tmp_path: Path, style: str) -> None:
     still = table[(table["scale"] == 1.0) & ~table["direction"].str.endswith("solved")]
     assert still["log_scale"].abs().max() < 1e-9
     table = pd.read_parquet(tmp_path / "03_steering.family.parquet")
-    assert len(table) == len(steering_family.family(tiny.WIDTH))
+    assert len(table) == len(omegas.family(tiny.WIDTH))
     page = outputs_of(tmp_path)
     assert all(f'id=\\"{name}\\"' in page for name in FIGURES)
     assert page.count("claim-box") == 2

@@ -8,10 +8,12 @@ import tiny
 import torch
 from test_steering import detection_of, random_positions, some_ids
 
-from probenc_support import steering, steering_scores
+from probenc_support import steering
 from probenc_support.errors import InputError
+from probenc_support.head import Head
 from probenc_support.moments import Moments
-from probenc_support.steering_scores import Edit, Interval, Judged, TwoWay
+from probenc_support.steering import scores as steering_scores
+from probenc_support.steering.scores import Edit, Interval, Judged, TwoWay
 
 GROUP = torch.tensor([0] * 50 + [1] * 30 + [2] * 100 + [3] * 20)
 
@@ -25,7 +27,7 @@ def test_sums_by_group_are_sums() -> None:
 
 def test_effects_keep_the_new_probabilities_of_each_document() -> None:
     h, E, z = random_positions()
-    log_p = steering.log_probabilities_of_rows(E, None, h, z)
+    log_p = Head(E).log_p(h, z=z)
     g = h @ steering.min_variance(Moments.of(h))
     steps = torch.tensor([[0.7, -2.0]], dtype=torch.float64).expand(50, -1)
     found = steering.effects(log_p, g, steps, group=GROUP)
@@ -44,7 +46,7 @@ def test_effects_keep_the_new_probabilities_of_each_document() -> None:
 
 def test_each_draw_is_the_score_of_the_drawn_tokens_on_the_drawn_documents() -> None:
     h, E, z = random_positions()
-    log_p = steering.log_probabilities_of_rows(E, None, h, z)
+    log_p = Head(E).log_p(h, z=z)
     g, step = h @ steering.mean_hidden(h.mean(0)), math.log(5)
     found = steering.effects(log_p, g, torch.full((50, 1), step).double(), group=GROUP)
     draws = TwoWay.of(50, 4, n_draws=20, seed=3)
@@ -123,7 +125,7 @@ def judged(style: str = "untied") -> tuple[Any, Any, Judged]:
 @pytest.mark.parametrize("style", tiny.STYLES)
 def test_scores_are_means_over_tokens_in_reach(style: str) -> None:
     lm, detection, found = judged(style)
-    log_p = steering.log_probabilities(lm, found.tokens, detection.h, detection.z)
+    log_p = lm.head.log_p(detection.h, found.tokens, detection.z)
     log_a = steering.log_mean(log_p)
     for scale in (0.05, 2.0, 20.0):
         reach = log_a + math.log(scale) <= math.log(0.5)

@@ -7,8 +7,9 @@ import tiny
 import torch
 from test_steering import detection_of, log_softmax_of, some_ids
 
-from probenc_support import generation, steering, steering_text
+from probenc_support import generation, steering
 from probenc_support.moments import Moments
+from probenc_support.steering import steered_text
 
 
 def test_frequent_words_are_words_or_the_likeliest_tokens() -> None:
@@ -18,9 +19,9 @@ def test_frequent_words_are_words_or_the_likeliest_tokens() -> None:
         i for i in range(lm.V) if lm.token_text(i)[:1] == " " and lm.token_text(i)[1:].isalpha()
     ]
     log_a[words[:3]] = torch.tensor([-6.0, -5.0, -1.0], dtype=torch.float64)
-    found = steering_text.frequent_words(lm, log_a, 2)
+    found = steered_text.frequent_words(lm, log_a, 2)
     assert found.tolist() == [words[1], words[0]], "in order, and none above one in a hundred"
-    assert len(steering_text.frequent_words(lm, log_a, 300)) == 300
+    assert len(steered_text.frequent_words(lm, log_a, 300)) == 300
 
 
 @pytest.mark.parametrize("exact", [True, False])
@@ -30,7 +31,7 @@ def test_the_scale_on_a_text_is_that_of_the_edited_model(exact: bool) -> None:
     vector = steering.min_variance(Moments.of(detection.h), 1e-3)
     tokens, prompts = torch.tensor([70, 90]), some_ids(3, 4)
     intact = generation.sample(lm, prompts, n_tokens=5)
-    drawn, steps = steering_text.steered_sample(
+    drawn, steps = steered_text.steered_sample(
         lm, prompts, tokens, 1.5, detection=detection, direction=vector, exact=exact, n_tokens=5,
         seed=1,
     )  # fmt: skip
@@ -40,8 +41,8 @@ def test_the_scale_on_a_text_is_that_of_the_edited_model(exact: bool) -> None:
     with steering.edited_rows(lm, tokens, torch.outer(steps, vector)):
         new = log_softmax_of(lm.model, intact.sequences).reshape(3, 9, -1)
     sums = [x[:, 3:-1][..., tokens].exp().sum() for x in (new, old)]
-    at = steering_text.drawn_at(lm, intact)
-    found = steering_text.scale_there(lm, at, tokens, vector, steps)
+    at = steered_text.drawn_at(lm, intact)
+    found = steered_text.scale_there(lm, at, tokens, vector, steps)
     assert found == pytest.approx(float(sums[0] / sums[1]), rel=1e-5)
 
 
@@ -49,7 +50,7 @@ def test_where_the_steps_cannot_be_solved_the_linear_rule_holds() -> None:
     lm = tiny.language_model("untied", dtype=torch.float64)
     detection = detection_of(lm, some_ids())
     nowhere = torch.zeros(lm.d, dtype=torch.float64)
-    _, steps = steering_text.steered_sample(
+    _, steps = steered_text.steered_sample(
         lm, some_ids(2, 4), torch.tensor([70]), 2.0, detection=detection, direction=nowhere,
         exact=True, n_tokens=2, seed=0,
     )  # fmt: skip
@@ -58,8 +59,8 @@ def test_where_the_steps_cannot_be_solved_the_linear_rule_holds() -> None:
 
 def test_a_ratio_of_occurrences_with_its_interval() -> None:
     base = torch.tensor([1.0, 3.0, 0.0, 2.0] * 20)
-    same = steering_text.frequency_ratio(base, base)
+    same = steered_text.frequency_ratio(base, base)
     assert (same.value, same.low, same.high) == (1.0, 1.0, 1.0)
-    other = steering_text.frequency_ratio(base.flip(0) * 2, base)
+    other = steered_text.frequency_ratio(base.flip(0) * 2, base)
     assert other.value == 2.0
     assert other.low < 2.0 < other.high

@@ -7,7 +7,8 @@ import pytest
 import torch
 from scipy import stats
 
-from probenc_support import inference, theory
+from probenc_support import theory
+from probenc_support.head import Head
 
 
 def head(seed=0, V=30, d=4, N=500):
@@ -23,7 +24,7 @@ def test_cumulants_equal_k_statistics_of_the_log_probabilities(bias):
     E, b, h, z = head()
     b = b if bias else None
     log_p = (h @ E.T + (0.0 if b is None else b) - z[:, None]).numpy()
-    found = theory.cumulants(E, b, h, z)
+    found = theory.cumulants(Head(E, b), h, z)
     centred = log_p - log_p.mean(axis=0)
     second, third, fourth = ((centred**k).mean(axis=0) for k in (2, 3, 4))
     expected = np.stack([log_p.mean(axis=0), second, third, fourth - 3 * second**2])
@@ -36,16 +37,16 @@ def test_cumulants_equal_k_statistics_of_the_log_probabilities(bias):
 
 def test_series_begins_with_the_first_and_second_order():
     E, b, h, z = head()
-    series = theory.cumulant_series(E, b, h, z)
-    torch.testing.assert_close(series[0], theory.first_order(E, b, h, z))
-    torch.testing.assert_close(series[1], theory.second_order(E, b, h, z))
+    series = theory.cumulant_series(Head(E, b), h, z)
+    torch.testing.assert_close(series[0], theory.first_order(Head(E, b), h, z))
+    torch.testing.assert_close(series[1], theory.second_order(Head(E, b), h, z))
 
 
 def test_rows_are_measured_alone_as_among_others():
     E, b, h, z = head()
     rows = torch.tensor([3, 17, 4])
-    alone = theory.cumulants(E[rows], b[rows], h, z)
-    torch.testing.assert_close(alone, theory.cumulants(E, b, h, z)[:, rows])
+    alone = theory.cumulants(Head(E[rows], b[rows]), h, z)
+    torch.testing.assert_close(alone, theory.cumulants(Head(E, b), h, z)[:, rows])
 
 
 def test_series_converges_for_logits_that_hardly_vary_and_not_for_wide_ones():
@@ -56,18 +57,18 @@ def test_series_converges_for_logits_that_hardly_vary_and_not_for_wide_ones():
         logits = states @ E.T + b
         z = torch.logsumexp(logits, dim=1)
         y = math.log(len(h)) - torch.logsumexp(logits - z[:, None], dim=0)
-        errors[scale] = (theory.cumulant_series(E, b, states, z) - y).abs().mean(dim=1)
+        errors[scale] = (theory.cumulant_series(Head(E, b), states, z) - y).abs().mean(dim=1)
     assert (errors[0.05].diff() < 0).all()
     assert errors[6.0][3] > errors[6.0][1]
 
 
 def test_the_gap_is_never_negative_and_is_what_lies_between_the_two_means():
     E, b, h, z = head()
-    sums = inference.HeadSums(E, b)
+    sums = Head(E, b).sums()
     sums.add(h)
     gap = theory.jensen_gap(sums.log_a, sums.mean_log_p)
     assert (gap > 0).all()
-    torch.testing.assert_close(gap, theory.first_order(E, b, h, z) + sums.log_a)
-    same = inference.HeadSums(E, b)
+    torch.testing.assert_close(gap, theory.first_order(Head(E, b), h, z) + sums.log_a)
+    same = Head(E, b).sums()
     same.add(h[:1].repeat(10, 1))
     assert theory.jensen_gap(same.log_a, same.mean_log_p).abs().max() < 1e-12

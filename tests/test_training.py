@@ -19,9 +19,12 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
 
-from probenc_support import built_in_texts, cache, checkpoints, corpora, models, training
+from probenc_support import cache, corpora, models, roster
+from probenc_support.corpora import built_in_texts
 from probenc_support.errors import InputError
-from probenc_support.training import RECIPES, Recipe, Text
+from probenc_support.models import checkpoints, training, training_text
+from probenc_support.models.recipes import RECIPES, Recipe
+from probenc_support.models.training_text import Text
 
 TINY = Recipe("tiny", 2, 16, 2, 320, 32, 4, 12, 512, 1e-2, dropout=0.1)
 """Dropout is on, so that a resumed run needs its random numbers, too."""
@@ -32,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("module_cache")
 
 @pytest.fixture(scope="module")
 def text(text_file: Path) -> Text:
-    return training.prepare(TINY, str(text_file))
+    return training_text.prepare(TINY, str(text_file))
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +81,7 @@ def test_checkpoints_ascend_from_start_to_end(steps: int, every: int, dense: int
 @pytest.mark.parametrize("name", ["pythia-nano", "pythia-micro"])
 def test_size_is_what_the_roster_says(name: str) -> None:
     count = training.new_model(RECIPES[name], 0).num_parameters()
-    assert count == pytest.approx(models.ROSTER[name].parameters, rel=0.05)
+    assert count == pytest.approx(roster.ROSTER[name].parameters, rel=0.05)
 
 
 def test_learning_rate_warms_up_and_decays_to_a_tenth() -> None:
@@ -135,7 +138,7 @@ def test_what_is_held_out_depends_on_the_text_alone(tmp_path: Path) -> None:
     assert 0.7 < share < 1.3, "one in so many, within four standard deviations"
     path = tmp_path / "moved.txt"
     path.write_text("\n\n".join(p.replace(" ", "  ") for p in reversed(paragraphs)))
-    sources = training.prepare(replace(TINY, steps=400), str(path)).sources
+    sources = training_text.prepare(replace(TINY, steps=400), str(path)).sources
     assert {p for p in paragraphs if built_in_texts.fingerprint(p) not in sources} == chosen
 
 
@@ -147,7 +150,7 @@ def test_a_paragraph_of_a_held_out_document_is_trained_on_nowhere(tmp_path: Path
     documents = corpora.documents(str(tmp_path))
     held_out = [built_in_texts.is_held_out(d) for d in documents]
     assert 1 < sum(held_out) < 50
-    sources = training.prepare(replace(TINY, steps=400), str(tmp_path)).sources
+    sources = training_text.prepare(replace(TINY, steps=400), str(tmp_path)).sources
     assert built_in_texts.fingerprint(shared) not in sources
     last = [built_in_texts.fingerprint(d.split("\n\n")[-1]) for d in documents]
     assert [found not in sources for found in last] == held_out, "all else is kept"
@@ -155,8 +158,8 @@ def test_a_paragraph_of_a_held_out_document_is_trained_on_nowhere(tmp_path: Path
 
 def test_literal_special_tokens_in_the_training_text_stay_text(tmp_path: Path) -> None:
     path = tmp_path / "literal.txt"
-    path.write_text(tiny.prose().replace("the ", f"the {training.END_OF_TEXT} "))
-    found = training.prepare(TINY, str(path))
+    path.write_text(tiny.prose().replace("the ", f"the {training_text.END_OF_TEXT} "))
+    found = training_text.prepare(TINY, str(path))
     assert found.tokenizer.eos_token_id == 0
     assert 0 not in found.train
 
@@ -164,7 +167,7 @@ def test_literal_special_tokens_in_the_training_text_stay_text(tmp_path: Path) -
 def test_a_model_of_another_version_is_not_taken(
     text_file: Path, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "_VERSION", training._VERSION + 1)
+    monkeypatch.setattr(training, "VERSION", training.VERSION + 1)
     with pytest.raises(InputError, match="another version"):
         train(text_file, run_folder)
 
@@ -219,7 +222,7 @@ KILLED = """
     import torch
     sys.path.insert(0, {tests!r})
     torch.set_num_threads(1)
-    from probenc_support import training
+    from probenc_support.models import training
     from test_training import train
 
     def dying(where, at):
@@ -362,11 +365,11 @@ def test_names_lead_to_trained_models(
     own_cache: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(RECIPES, "pythia-nano", replace(TINY, name="pythia-nano"))
-    stream = training.corpora.stream
+    stream = corpora.stream
     beside = own_cache.with_name("beside.txt")
     beside.write_text("Something else, which is held out.")
     texts = {"docstrings": str(text_file), "docstrings:held-out": str(beside)}
-    monkeypatch.setattr(training.corpora, "stream", lambda corpus: stream(texts[corpus]))
+    monkeypatch.setattr(corpora, "stream", lambda corpus: stream(texts[corpus]))
     seed1 = models.load("pythia-nano-seed1", device="cpu")
     folder = training.trained("pythia-nano", seed=1)
     assert own_cache in folder.parents

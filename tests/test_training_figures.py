@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 
-from probenc_support.training_figures import apart, log_and_linear, over_steps
+from probenc_support.notebook.training_figures import apart, log_and_linear, over_steps
 
 STEPS = [0, 1, 4, 16]
 

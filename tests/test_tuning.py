@@ -7,8 +7,10 @@ import tiny
 import torch
 from torch import Tensor
 
-from probenc_support import corpora, heads, inference, pruning, tuning
+from probenc_support import corpora, inference, pruning
 from probenc_support.errors import InputError
+from probenc_support.head import Head
+from probenc_support.pruning import pruned_head, tuning
 
 V, D, N = 200, 10, 64
 
@@ -30,7 +32,7 @@ def exact(E: Tensor, h: Tensor, change: Tensor) -> Tensor:
 def test_the_sampled_kl_is_exact_when_all_tokens_take_part() -> None:
     E, h, change, a = problem()
     change.requires_grad_(True)
-    found = tuning.sampled_kl(E, None, h, change, a, n_tokens=10**9, generator=torch.Generator())
+    found = tuning.sampled_kl(Head(E), h, change, a, n_tokens=10**9, generator=torch.Generator())
     torch.testing.assert_close(found, exact(E, h, change))
     ours = torch.autograd.grad(found, change)[0]
     torch.testing.assert_close(ours, torch.autograd.grad(exact(E, h, change), change)[0])
@@ -42,7 +44,7 @@ def test_the_sampled_kl_comes_close_with_few_tokens() -> None:
 
     def draws(chance: Tensor) -> Tensor:
         made = [
-            tuning.sampled_kl(E, None, h, change, chance, n_tokens=100, generator=generator)
+            tuning.sampled_kl(Head(E), h, change, chance, n_tokens=100, generator=generator)
             for _ in range(300)
         ]
         return torch.stack(made)
@@ -74,9 +76,9 @@ def tuned(
     noise = torch.randn(lm.V, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     weights = torch.softmax(3 * noise, 0)
     start = pruning.rotated_basis(lm.E, fit.h, weights)
-    before = pruning.sweep(lm.E, lm.b, start, other.h, [8]).kl.mean()
+    before = pruning.sweep(lm.head, start, other.h, [8]).kl.mean()
     made = tuning.tune(
-        lm.E, lm.b, [fit], other.h, start=start, removed=8, weights=weights, batch=128, **options
+        lm.head, [fit], other.h, start=start, removed=8, weights=weights, batch=128, **options
     )
     return made, float(before)
 
@@ -88,8 +90,8 @@ def test_tuning_starts_from_the_rotation_and_lowers_the_held_out_kl(passes: Any)
     print(made.checks)
     assert best < 0.9 * before
     lm, _, other = passes
-    head = heads.from_factors(lm, made.encode, made.decode, made.shift)
-    found = float(pruning.evaluate(lm.E, lm.b, head, other.h).kl.mean())
+    head = pruned_head.from_factors(lm, made.encode, made.decode, made.shift)
+    found = float(pruning.evaluate(lm.head, head, other.h).kl.mean())
     assert found == pytest.approx(best, rel=1e-3), "the factors returned are the best ones seen"
     assert made.encode.shape == (lm.d - 8, lm.d)
 
@@ -98,8 +100,8 @@ def test_steps_that_do_harm_are_not_taken(passes: Any) -> None:
     made, before = tuned(passes, n_steps=8, learning_rate=30.0, n_checks=2)
     assert max(c.kl for c in made.checks) > before
     lm, _, other = passes
-    head = heads.from_factors(lm, made.encode, made.decode, made.shift)
-    found = float(pruning.evaluate(lm.E, lm.b, head, other.h).kl.mean())
+    head = pruned_head.from_factors(lm, made.encode, made.decode, made.shift)
+    found = float(pruning.evaluate(lm.head, head, other.h).kl.mean())
     assert found == pytest.approx(before, rel=1e-3)
 
 

@@ -4,7 +4,8 @@ import pytest
 import tiny
 import torch
 
-from probenc_support import inference, models, untrained
+from probenc_support import inference, models
+from probenc_support.models import untrained
 
 
 @pytest.mark.parametrize("style", tiny.STYLES)

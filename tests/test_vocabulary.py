@@ -9,7 +9,7 @@ from tokenizers import models as kinds
 from transformers import PreTrainedTokenizerFast
 
 from probenc_support.errors import InputError
-from probenc_support.vocabulary import Vocabulary
+from probenc_support.models.vocabulary import Vocabulary
 
 BYTES = [f"<0x{i:02X}>" for i in range(256)]
 PROSE = tiny.prose() + "\n\n  indented   text, 1234 times; caf\u00e9 \u65e5\u672c \U0001f600\n"

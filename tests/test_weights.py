@@ -11,8 +11,10 @@ import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
-from probenc_support import checkpoints, dynamics, loading, models, weights
+from probenc_support import dynamics, models
+from probenc_support.dynamics import convergence
 from probenc_support.errors import InputError
+from probenc_support.models import checkpoints, runtime, weights
 
 STEPS = (0, 8, 64)
 
@@ -21,7 +23,7 @@ def sharded_run(folder: Path, model_of: Any, *, pickled: bool = False) -> dict[i
     """Three checkpoints of a model in parts of 25 kB; returns the models by step."""
     made = {step: model_of(seed=step) for step in STEPS}
     for step, model in made.items():
-        with loading.quiet():
+        with runtime.quiet():
             model.save_pretrained(folder / f"step{step}", max_shard_size="25KB")
         tiny.tokenizer().save_pretrained(folder / f"step{step}")
         assert len(list((folder / f"step{step}").glob("model-*.safetensors"))) > 1
@@ -73,14 +75,14 @@ def test_E_of_an_untied_model_in_parts(tmp_path: Path, model_of: Any, pickled: b
                 run.load(step)
         else:
             assert torch.equal(E, run.load(step).E)
-    groups = dynamics.convergence(run).groups
+    groups = convergence.convergence(run).groups
     assert {"input embedding", "layer 1", "layer 2", dynamics.EMBEDDING} <= set(groups)
 
 
 @pytest.mark.parametrize("style", tiny.STYLES)
 def test_E_of_every_style_in_parts(tmp_path: Path, style: str) -> None:
     model = tiny.model(style)
-    with loading.quiet():
+    with runtime.quiet():
         model.save_pretrained(tmp_path, max_shard_size="25KB")
     names = weights.head_names(tmp_path)
     assert torch.equal(weights.read_head(tmp_path, names), model.get_output_embeddings().weight)
@@ -121,7 +123,7 @@ def test_other_files_beside_the_weights_are_none(tmp_path: Path) -> None:
 
 
 def test_a_missing_part_is_named(tmp_path: Path) -> None:
-    with loading.quiet():
+    with runtime.quiet():
         untied_llama(seed=0).save_pretrained(tmp_path, max_shard_size="25KB")
     tiny.tokenizer().save_pretrained(tmp_path)
     part = max(tmp_path.glob("model-*.safetensors"))
@@ -238,7 +240,7 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_cache: Path) -> Any
     from fsspec.implementations.dirfs import DirFileSystem
     from fsspec.implementations.local import LocalFileSystem
 
-    from probenc_support import hub
+    from probenc_support.models import hub
 
     made = sharded_run(tmp_path / "run", untied_llama)
     root = tmp_path / "hub" / "owner"

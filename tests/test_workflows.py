@@ -19,17 +19,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from test_environment import EXTRAS, PYTHONS, read
 
-from probenc_support import (
-    cache,
-    corpora,
-    execute,
-    figures,
-    models,
-    parameters,
-    run_files,
-    verdicts,
-)
-from probenc_support.results import Results
+from probenc_support import cache, corpora, roster
+from probenc_support.notebook import figures, parameters, verdicts
+from probenc_support.notebook.results import Results
+from probenc_support.runs import execute, run_files
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -275,7 +268,7 @@ def test_binder_fetches_what_the_package_knows() -> None:
     (fetch,) = [shlex.split(line) for line in lines if " fetch " in line]
     assert fetch[:4] == ["python", "-m", "probenc_support", "fetch"]
     for name in fetch[4:]:
-        assert name in models.ROSTER or name in corpora.built_in(), name
+        assert name in roster.ROSTER or name in corpora.built_in(), name
 
 
 def test_binder_reads_no_other_folder() -> None:

@@ -23,15 +23,23 @@ from probenc_html import (
     link_to,
     link_to_figure,
     raw,
-)  # fmt: skip
+)
 from probenc_pages import add_to_page, copy_files, launch, leave_out_damaged
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
-from probenc_support import claims, execute, matrix, models, run_files
-from probenc_support.paper_figures import PAPER_FIGURES, Place
-from probenc_support.rule_book import CLAIMS
-from probenc_support.verdicts import ABSENT, badge, evidence, marked, table_of, with_interval
+from probenc_support import claims, roster
+from probenc_support.claims.paper_figures import PAPER_FIGURES, Place
+from probenc_support.claims.rule_book import CLAIMS
+from probenc_support.notebook.verdicts import (
+    ABSENT,
+    badge,
+    evidence,
+    marked,
+    table_of,
+    with_interval,
+)
+from probenc_support.runs import execute, matrix, run_files
 
 
 class BookDirective(SphinxDirective):
@@ -293,7 +301,7 @@ class Roster(BookDirective):
                 "yes" if entry.in_paper else "",
                 f"<code>{html.escape(entry.checkpoints)}</code>" if entry.checkpoints else "",
             ]
-            for entry in models.ROSTER.values()
+            for entry in roster.ROSTER.values()
         ]
         heads = [
             "name",

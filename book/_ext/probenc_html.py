@@ -12,7 +12,8 @@ from urllib.parse import quote
 import yaml
 from docutils import nodes
 
-from probenc_support import claims, execute, matrix, run_files
+from probenc_support import claims
+from probenc_support.runs import execute, matrix, run_files
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = execute.RUNS

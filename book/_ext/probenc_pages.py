@@ -12,7 +12,7 @@ from urllib.parse import quote
 from probenc_html import KEPT, PART_PAGES, ROOT, RUNS, all_runs, configuration, in_order, link_to
 from sphinx.application import Sphinx
 
-from probenc_support import execute, matrix, run_files
+from probenc_support.runs import execute, matrix, run_files
 
 
 def launch(notebook: str) -> tuple[str, str]:

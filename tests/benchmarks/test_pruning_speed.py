@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from probenc_support import heads, pruning, pruning_orders
+from probenc_support import pruning
+from probenc_support.head import Head
+from probenc_support.pruning import orders, pruned_head
 
 V, D, N = 49_152, 576, 96
 SHARES = [0.045 * i for i in range(1, 21)]
@@ -21,7 +23,7 @@ def data():
     E = torch.randn(V, D, generator=g) * 0.15
     h = torch.randn(N, D, generator=g) * torch.logspace(0, -1, D)[torch.randperm(D, generator=g)]
     targets = torch.randint(0, V, (N,), generator=g)
-    return E, h, targets, pruning_orders.random_order(D, seed=0), pruning.levels(SHARES, D)
+    return E, h, targets, orders.random_order(D, seed=0), pruning.levels(SHARES, D)
 
 
 @torch.inference_mode()
@@ -53,12 +55,12 @@ def by_evaluate(E, h, targets, order, removed):
     """Twenty direct evaluations with this package's own divergences, which are fast themselves."""
     basis = pruning.zero_basis(order)
     heads_ = [lambda x, m=m: basis.kept(x, m) @ E.T for m in removed]
-    found = [pruning.evaluate(E, None, head, h, targets=targets).kl for head in heads_]
+    found = [pruning.evaluate(Head(E), head, h, targets=targets).kl for head in heads_]
     return torch.cat(found)
 
 
 def by_sweep(E, h, targets, order, removed):
-    return pruning.sweep(E, None, pruning.zero_basis(order), h, removed, targets=targets).kl
+    return pruning.sweep(Head(E), pruning.zero_basis(order), h, removed, targets=targets).kl
 
 
 WAYS = [by_textbook, by_evaluate, by_sweep]
@@ -80,9 +82,11 @@ def module(E, h, name, share):
         head.weight.copy_(E)
         return head
     if name == "plain":
-        kept = pruning_orders.random_order(D, seed=0)[removed:]
-        return heads.PrunedHead(E[:, kept], kept=kept, bias=torch.zeros(V))
-    return heads.PrunedHead(E[:, removed:], encode=torch.eye(D)[removed:], bias=torch.zeros(V))
+        kept = orders.random_order(D, seed=0)[removed:]
+        return pruned_head.PrunedHead(E[:, kept], kept=kept, bias=torch.zeros(V))
+    return pruned_head.PrunedHead(
+        E[:, removed:], encode=torch.eye(D)[removed:], bias=torch.zeros(V)
+    )
 
 
 CASES = {
@@ -102,6 +106,6 @@ def test_head(benchmark, data, case, batch):
     name, share = CASES[case]
     E, h, *_ = data
     head = module(E, h, name, share)
-    benchmark.extra_info["memory_mb"] = heads.memory_mb(head)
+    benchmark.extra_info["memory_mb"] = pruned_head.memory_mb(head)
     with torch.inference_mode():
         assert benchmark(head, h[:batch]).shape == (batch, V)

@@ -17,10 +17,10 @@ import pytest
 import statsmodels.api as sm
 from sklearn.decomposition import PCA
 
-from probenc_support import concentration, correlations, sparsity
-from probenc_support.concentration import Concentration
+from probenc_support import sparsity
 from probenc_support.regression import Design
-from probenc_support.sparsity import Components, Statistics
+from probenc_support.sparsity import Components, Statistics, concentration, correlations
+from probenc_support.sparsity.concentration import Concentration
 
 V, D = 50_257, 1_600
 STEPS = (3, 100, 1_600)

@@ -30,13 +30,13 @@ def setting():
     lm = models.load("smollm2-135m-instruct", device="cpu", dtype="float32")
     blocks = corpora.blocks("docstrings", lm.tokenizer, n_positions=N_POSITIONS)
     detection = inference.detect(lm, blocks)
-    tokens = steering.over_the_ranking(detection.log_a, lm.tokens, N_TOKENS)
+    tokens = steering.spread_over_ranks(detection.log_a_rows, lm.tokens, N_TOKENS)
     vector = steering.min_variance(Moments.of(detection.h), 1e-4)
     return lm, blocks, detection, tokens, vector
 
 
 def in_closed_form(lm, detection, tokens, vector):
-    log_p = steering.log_probabilities(lm, tokens, detection.h, detection.z)
+    log_p = lm.head.log_p(detection.h, tokens, detection.z)
     wanted = torch.tensor(SCALES, dtype=torch.float64).log().expand(len(tokens), -1)
     return steering.effects(log_p, detection.h.double() @ vector, wanted)
 
@@ -73,7 +73,7 @@ def edit(setting):
     """One token, the change of its row for a scale, and its new log probabilities [N, 1]."""
     lm, _, detection, tokens, vector = setting
     own, step = tokens[100:101], math.log(5.0)
-    log_p = steering.log_probabilities(lm, own, detection.h, detection.z)
+    log_p = lm.head.log_p(detection.h, own, detection.z)
     new = steering.new_probability(log_p, (step * (detection.h.double() @ vector))[:, None])
     return int(own), (step * vector).float(), new
 

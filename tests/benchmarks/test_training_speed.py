@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from probenc_support import training
-from probenc_support.training import RECIPES, Recipe
+from probenc_support.models import training
+from probenc_support.models.recipes import RECIPES, Recipe
 
 NANO, MINI = RECIPES["pythia-nano"], RECIPES["pythia-mini"]
 

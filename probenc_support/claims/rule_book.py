@@ -1,0 +1,22 @@
+"""All claims in the order of the book, and the thresholds that their rules name."""
+
+from probenc_support.claims.judging import Claim
+from probenc_support.claims.rules_of_paper import C1, C2, C3, C4, C5, C6, C7
+from probenc_support.claims.rules_of_questions import B1, N1, N2, N3, Q1, Q2, Q3
+
+CLAIMS: tuple[Claim, ...] = (C1, C2, C3, C4, C5, C6, C7, Q1, Q2, Q3, N1, N2, N3, B1)
+"""In the paper's order."""
+
+
+def threshold(claim_id: str, metric: str) -> float:
+    """The bound that a claim sets for a metric, for figures and tables that show it.
+
+    Raises:
+        KeyError: there is no such claim, or it sets no fixed bound for the metric.
+    """
+    for claim in CLAIMS:
+        for criterion in (*claim.criteria, *claim.controls) if claim.id == claim_id else ():
+            bound = criterion.at_most if criterion.at_least is None else criterion.at_least
+            if criterion.metric == metric and bound is not None and not criterion.times:
+                return bound
+    raise KeyError(f"Claim {claim_id} sets no fixed bound for {metric}.")

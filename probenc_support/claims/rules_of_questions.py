@@ -1,0 +1,158 @@
+"""The paper's open questions, those of its readers and this book's own claims, with their rules."""
+
+from probenc_support.claims.judging import Claim, Criterion, Kind, Stated
+from probenc_support.claims.rules_of_paper import (
+    LEARNT_TO_STEER,
+    PRUNING,
+    RANDOM_UNIT,
+    STEERING,
+    spread,
+)
+
+_ACROSS = "06_across_models"
+
+
+Q1 = Claim(
+    id="Q1",
+    title="what drives sparsity?",
+    kind=Kind.OPEN,
+    section="limitations",
+    words="How does sparsity vary with architecture and size, and what drives it?",
+    paper="Open.",
+    needs=(Criterion(_ACROSS, "n_models_sparsity", "models with a sparsity run", at_least=5),),
+    criteria=(
+        Criterion(
+            _ACROSS,
+            "p_best_gini",
+            "smaller p value of two rank correlations named beforehand: of the excess of the Gini "
+            "coefficient with width, and with tokens a dimension (exact, after Holm)",
+            at_most=0.05,
+            stated=Stated.BEFORE,
+            beside="p_smallest_possible",
+            beside_says="the smallest that so many models can give",
+        ),
+    ),
+    figure=(_ACROSS, "fig-against-size"),
+    remark="Needs five models or more. A correlation over models is no cause: what drives sparsity "
+    "needs models that differ in one thing.",
+    changed="Fifty correlations were corrected for, so that no result of fewer than seven models "
+    "could have passed. Two hypotheses are named beforehand instead.",
+)
+
+
+Q2 = Claim(
+    id="Q2",
+    title="better pruning?",
+    kind=Kind.OPEN,
+    section="limitations",
+    words="Can the encoding give better pruning?",
+    paper="Open.",
+    needs=(spread(PRUNING),),
+    criteria=(
+        Criterion(
+            PRUNING,
+            "kl_slope_over_without_30",
+            "KL divergence of the best order that uses the slopes over the best that does not, "
+            "paired by document",
+            at_most=0.95,
+            stated=Stated.BEFORE,
+        ),
+        Criterion(
+            PRUNING,
+            "kl_A_kept_over_without_30",
+            "KL divergence of the rotated basis with the direction A kept over the same rank "
+            "without, paired by document",
+            at_most=0.95,
+            stated=Stated.BEFORE,
+        ),
+    ),
+    controls=(
+        Criterion(
+            PRUNING,
+            "kl_random_kept_over_without_30",
+            "the same with a random direction kept in place of A",
+            at_least=1.0,
+            stated=Stated.BEFORE,
+        ),
+    ),
+    figure=(PRUNING, "fig-curves"),
+    remark="Judged on language modelling; other tasks are not tested here.",
+    changed="It asked whether the rotated basis is better than the paper's order, but that basis "
+    "never uses the slopes. Now it asks whether the encoding adds anything to a method without it.",
+)
+
+
+Q3 = Claim(
+    id="Q3",
+    title="does early frequency help convergence?",
+    kind=Kind.OPEN,
+    section="limitations",
+    words="Does the early encoding of frequency influence how the rest converges?",
+    paper="Open.",
+    remark="Needs an intervention: training runs that differ only in whether the output "
+    "embedding knows the frequencies from the start.",
+)
+
+
+N1 = Claim(
+    id="N1",
+    title="other kinds of models?",
+    kind=Kind.READERS,
+    words="Does it hold for masked and for encoder-decoder models?",
+    remark="The loader refuses models that do not predict the next token.",
+)
+
+
+N2 = Claim(
+    id="N2",
+    title="pruned models under training?",
+    kind=Kind.READERS,
+    words="Does a pruned model stay stable under further training?",
+    remark="Needs training runs that start from a pruned head.",
+)
+
+
+N3 = Claim(
+    id="N3",
+    title="which texts, which curriculum?",
+    kind=Kind.READERS,
+    words="Is the early encoding of frequency a property of training, or of this training's "
+    "text and order?",
+    remark="Needs the same model trained on texts of other frequency distributions.",
+)
+
+
+B1 = Claim(
+    id="B1",
+    title="a more precise edit?",
+    kind=Kind.OURS,
+    words="Is there an edit that scales a probability more precisely than the paper's?",
+    needs=LEARNT_TO_STEER,
+    criteria=(
+        Criterion(
+            STEERING,
+            "steer_mae_min_variance_20x_id",
+            "the edit of least variance, twentyfold: mean error of the log scale, other documents",
+            at_most=0.25,
+            times="steer_mae_paper_best_20x_id",
+        ),
+        Criterion(
+            STEERING,
+            "steer_mae_robust_20x_ood",
+            "the edit fitted on several corpora, twentyfold, another domain",
+            at_most=0.25,
+        ),
+        Criterion(
+            STEERING,
+            "steer_mae_min_variance_20x_id",
+            "the edit of least variance against a plain logit bias, which no edit of a row can be "
+            "expected to beat",
+            at_most=3,
+            times="steer_mae_logit_bias_20x_id",
+        ),
+    ),
+    controls=(RANDOM_UNIT,),
+    figure=(STEERING, "fig-expected-actual"),
+    changed="It was judged on the detecting text against one reading of the paper's edit. Now it "
+    "is judged on other text, against the best of a family and a plain logit bias.",
+)

@@ -1,0 +1,293 @@
+"""GGUF files as safetensors folders of the cache, converted once and checked.
+
+Reading GGUF takes transformers ten times longer than reading safetensors, and every notebook would
+pay that again. What transformers passes over in silence is refused here: tensors that the file
+lacks (it fills them with random numbers), one part of a file in several, and a tokenizer whose rule
+of splitting text is not known.
+"""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    pre_tokenizers,
+    processors,
+)
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from probenc_support import cache
+from probenc_support.errors import InputError
+from probenc_support.models.runtime import check_loaded, first_line, quiet
+
+_VERSION = 3
+"""Raise it when the conversion changes, so that folders made before are not read again."""
+
+
+_CONTROL, _USER_DEFINED = 3, 4
+"""Kinds of tokens in a file (`tokenizer.ggml.token_type`) that no merge makes."""
+
+
+_SPECIAL = {
+    "bos_token": "tokenizer.ggml.bos_token_id",
+    "eos_token": "tokenizer.ggml.eos_token_id",
+    "unk_token": "tokenizer.ggml.unknown_token_id",
+    "pad_token": "tokenizer.ggml.padding_token_id",
+}
+"""Settings of a file that name special tokens, by what transformers calls these."""
+
+
+_LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+_QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
+
+
+SPLITS = {
+    **dict.fromkeys(("", "default", "gpt-2", "phi-2", "mpt", "olmo", "jais"), "gpt-2"),
+    **dict.fromkeys(
+        ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"),
+        "digits",
+    ),
+    **dict.fromkeys(
+        ("llama3", "llama-v3", "llama-bpe", "falcon3", "smaug-bpe", "dbrx", "pixtral"), _LLAMA3
+    ),
+    **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "megrez"), _QWEN2),
+}
+"""How a byte-level tokenizer splits text before it merges, by the name that llama.cpp gives to it
+(`tokenizer.ggml.pre`): as GPT-2 does, as GPT-2 does with each digit by itself, or by a pattern."""
+
+
+def converted_path(sha256: str) -> Path:
+    """Where the conversion of a GGUF file with this hash lies, or will lie.
+
+    It depends on the libraries that convert: another release may read weights or text otherwise.
+    """
+    facts = [str(_VERSION), *(importlib.metadata.version(p) for p in ("transformers", "gguf"))]
+    by = hashlib.sha256("-".join(facts).encode()).hexdigest()[:8]
+    return cache.cache_dir() / "models" / f"gguf-{sha256[:16]}-{by}"
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a conversion lies there. Folders are renamed into place when they are whole."""
+    return (folder / "config.json").is_file() and (folder / "model.safetensors").is_file()
+
+
+def convert(path: Path) -> Path:
+    """Dequantises a GGUF file once, into a safetensors folder of the cache.
+
+    Raises:
+        InputError: the file is damaged, incomplete, or of a kind that cannot be converted.
+    """
+    target = converted_path(cache.file_hash(path))
+    if is_complete(target):
+        return target
+    _check_magic(path)
+    with cache.locked(target.name):
+        if is_complete(target):
+            return target
+        print(f"Converting {path.name} ...", file=sys.stderr)
+        facts = _facts(path)
+        _check_whole(path, facts)
+        split = _split(path, facts)
+        try:
+            with quiet(), contextlib.redirect_stderr(io.StringIO()):
+                arguments: dict[str, Any] = {"gguf_file": path.name}
+                loaded: Any = AutoModelForCausalLM.from_pretrained(
+                    path.parent, dtype=torch.float32, output_loading_info=True, **arguments
+                )
+                tokenizer = AutoTokenizer.from_pretrained(path.parent, **arguments)
+        except Exception as error:
+            raise InputError(
+                f"{path} cannot be read as a GGUF model ({first_line(error)}); it is damaged or "
+                "of an architecture that transformers does not convert: fetch it again, or give "
+                "the safetensors folder of the same model."
+            ) from error
+        model, report = loaded
+        check_loaded(report, path)
+        _check_all_read(path, facts, model)
+        if split:
+            tokenizer = _byte_level(facts, split, tokenizer)
+        _set_first_token(tokenizer, facts)
+        with cache.atomic_path(target) as temporary, quiet():
+            plain = _plain(model)
+            plain.config.stored_as = stored_as(facts["tensors"], facts["types"])
+            plain.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+    return target
+
+
+def _check_magic(path: Path) -> None:
+    with path.open("rb") as stream:
+        if stream.read(4) != b"GGUF":
+            raise InputError(f"{path} is no GGUF file (its first bytes are not 'GGUF').")
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    """The settings of a GGUF file, the lists of its tokenizer, and the sizes of its tensors."""
+    import gguf
+
+    try:
+        reader = gguf.GGUFReader(path)
+    except Exception as error:
+        raise InputError(
+            f"{path} cannot be read as a GGUF model ({first_line(error)}); it is damaged or "
+            "incomplete: fetch it again."
+        ) from error
+    tensors = [t for t in reader.tensors if "rope" not in t.name]
+    return {key: field.contents() for key, field in reader.fields.items()} | {
+        "tensors": {t.name: int(t.n_elements) for t in tensors},
+        "types": {t.name: str(t.tensor_type.name) for t in tensors},
+    }
+
+
+_WHOLE = {"F64", "F32", "F16", "BF16"}
+"""Types of tensors that hold a number each, in place of a few bits and a scale for a block."""
+
+
+def stored_as(sizes: dict[str, int], types: dict[str, str]) -> str:
+    """In which types a GGUF file holds its weights, such as `Q4_1 body, Q8_0 output embedding`.
+
+    Args:
+        sizes: weights in each tensor, by its name.
+        types: type of each tensor, by its name, as the file names it.
+
+    Returns:
+        The type of the output embedding (of the input embedding, which stands for it where there
+        is no other), and those that hold a hundredth or more of the other weights, largest first;
+        empty where nothing is quantised.
+    """
+    head = "output.weight" if "output.weight" in types else "token_embd.weight"
+    held: dict[str, int] = {}
+    for name in sizes.keys() - {"output.weight", "token_embd.weight"}:
+        held[types[name]] = held.get(types[name], 0) + sizes[name]
+    body = [t for t in sorted(held, key=lambda t: -held[t]) if held[t] >= 0.01 * sum(held.values())]
+    if {*body, types[head]} <= _WHOLE:
+        return ""
+    return f"{' and '.join(body)} body, {types[head]} output embedding"
+
+
+def _check_whole(path: Path, facts: dict[str, Any]) -> None:
+    parts = int(facts.get("split.count", 1))
+    if parts > 1:
+        raise InputError(
+            f"{path} is one of {parts} parts of a model, and the others are not read: merge them "
+            "(llama-gguf-split --merge) and give the merged file."
+        )
+    if "token_embd.weight" not in facts["tensors"]:
+        raise InputError(f"{path} holds no token_embd.weight, so it is no whole language model.")
+
+
+def _check_all_read(path: Path, facts: dict[str, Any], model: PreTrainedModel) -> None:
+    """Compares sizes, since names and shapes differ between the formats."""
+    there, read = sum(facts["tensors"].values()), model.num_parameters()
+    if there != read:
+        raise InputError(
+            f"{path} holds {there:,} weights, and transformers made a model of {read:,} of them, "
+            "so it does not read this file as it was meant: give the safetensors folder of the "
+            "same model."
+        )
+
+
+def _split(path: Path, facts: dict[str, Any]) -> str:
+    """How the tokenizer splits text: a key or pattern of `SPLITS`; empty for sentencepiece."""
+    kind = str(facts.get("tokenizer.ggml.model", ""))
+    if kind == "llama":
+        return ""
+    name = str(facts.get("tokenizer.ggml.pre", ""))
+    if kind != "gpt2" or name not in SPLITS:
+        raise InputError(
+            f"{path} has a tokenizer of kind {kind!r} that splits text by the rule {name!r}, which "
+            "is not known here, so its tokens might be wrong: give the safetensors folder of the "
+            "same model, which brings its own tokenizer."
+        )
+    return SPLITS[name]
+
+
+def _byte_level(facts: dict[str, Any], split: str, read: Any) -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer from the file's own vocabulary, merges and kinds of tokens.
+
+    Releases of transformers read these files in different ways, some of them wrong; `read`, what
+    this one made, gives the chat template only.
+    """
+    pieces = facts["tokenizer.ggml.tokens"]
+    merges = [tuple(merge.split(" ", 1)) for merge in facts["tokenizer.ggml.merges"]]
+    made = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, merges))
+    made.pre_tokenizer = _pre_tokenizer(split)
+    made.decoder = decoders.ByteLevel()
+    kinds = zip(pieces, facts["tokenizer.ggml.token_type"], strict=True)
+    added = [
+        AddedToken(piece, normalized=False, special=kind == _CONTROL)
+        for piece, kind in kinds
+        if kind in (_CONTROL, _USER_DEFINED)
+    ]
+    made.add_special_tokens([token for token in added if token.special])
+    made.add_tokens([token for token in added if not token.special])
+    named = {
+        name: pieces[facts[key]] for name, key in _SPECIAL.items() if facts.get(key) is not None
+    }
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, chat_template=getattr(read, "chat_template", None), **named
+    )
+
+
+def _pre_tokenizer(split: str) -> Any:
+    """Splits text by one of the rules of `SPLITS`."""
+    steps: list[Any] = []
+    if split == "digits":
+        steps = [pre_tokenizers.Digits(individual_digits=True)]
+    elif split != "gpt-2":
+        steps = [pre_tokenizers.Split(Regex(split), behavior="isolated")]
+    own_rule = split in ("gpt-2", "digits")
+    steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=own_rule))
+    return pre_tokenizers.Sequence(steps)
+
+
+def _set_first_token(tokenizer: Any, facts: dict[str, Any]) -> None:
+    """Puts the first token before a text where the file says so, and nowhere else."""
+    sentencepiece = facts.get("tokenizer.ggml.model") == "llama"
+    wanted = bool(facts.get("tokenizer.ggml.add_bos_token", sentencepiece))
+    bos = tokenizer.bos_token
+    if wanted and bos is not None:
+        post = processors.TemplateProcessing(
+            single=f"{bos} $A", pair=f"{bos} $A $B", special_tokens=[(bos, tokenizer.bos_token_id)]
+        )
+    else:
+        post = processors.TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
+    tokenizer.backend_tokenizer.post_processor = post
+    # Where the class makes its own template, the flag decides.
+    tokenizer.init_kwargs["add_bos_token"] = wanted
+    if hasattr(tokenizer, "_add_bos_token"):
+        tokenizer._add_bos_token = wanted
+
+
+def _plain(model: PreTrainedModel) -> PreTrainedModel:
+    """The same weights in a model that no longer remembers a quantised source."""
+    config = AutoConfig.for_model(**_without_quantisation(model.config.to_dict()))
+    plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    plain.load_state_dict(model.state_dict())
+    plain.generation_config = model.generation_config
+    return plain  # type: ignore[no-any-return]
+
+
+def _without_quantisation(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key != "quantization_config"}

@@ -1,0 +1,276 @@
+"""Loads a model folder with transformers, and refuses what transformers would pass over."""
+
+import contextlib
+import logging
+import os
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from probenc_support.errors import InputError
+from probenc_support.models import weights
+
+
+def resolve_device(device: str) -> torch.device:
+    """`auto` is the first GPU if there is one, else the CPU.
+
+    Raises:
+        InputError: no such device on this machine.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        found = torch.device(device)
+        torch.empty(1, device=found)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"device {device!r} is not to be had on this machine; use auto or cpu."
+        ) from error
+    return found
+
+
+DTYPES = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """`auto` is bfloat16 on a GPU and float32 on a CPU.
+
+    Raises:
+        InputError: no such dtype.
+    """
+    if dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if dtype not in DTYPES:
+        raise InputError(f"Unknown dtype {dtype!r}; use auto or one of {', '.join(DTYPES)}.")
+    return DTYPES[dtype]
+
+
+def from_folder(
+    folder: Path, device: torch.device, dtype: torch.dtype, trust_remote_code: bool
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model and the tokenizer that lie in a folder.
+
+    Raises:
+        InputError: there are no weights, they are damaged, lack a tensor or hold one that has no
+            place in the model, or something that loading needs is not installed.
+    """
+    options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code}
+    files = weights.weight_files(folder)
+    if not files:
+        raise InputError(_no_weights(folder))
+    size = sum(file.stat().st_size for file in files)
+    if device.type == "cuda" and size > 0.9 * torch.cuda.mem_get_info(device)[0]:
+        options["device_map"] = "auto"
+    try:
+        with quiet():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder, output_loading_info=True, **options
+            )
+    except Exception as error:
+        raise InputError(load_message(error, folder)) from error
+    tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
+    model, report = loaded
+    check_loaded(report, folder)
+    if not trust_remote_code:
+        check_tied(folder)
+    return model if "device_map" in options else model.to(device), tokenizer
+
+
+def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer that lies in a folder.
+
+    Raises:
+        InputError: there is none, it is damaged, or something that it needs is not installed.
+    """
+    try:
+        with quiet():
+            found: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except Exception as error:
+        raise InputError(load_message(error, folder, what="tokenizer")) from error
+    tokenizer: PreTrainedTokenizerBase = found
+    return tokenizer
+
+
+def _no_weights(folder: Path) -> str:
+    if (folder / "adapter_config.json").is_file():
+        return f"{folder} holds an adapter without its model: merge it into the model first."
+    kind = "no causal language model" if (folder / "config.json").is_file() else "no model"
+    return (
+        f"{folder} holds {kind} with weights as {' or '.join(weights.SINGLE)} (or parts of them "
+        "with an index); fetch it again, or name another model."
+    )
+
+
+def check_loaded(report: Mapping[str, Any], where: Path) -> None:
+    """Refuses a model that transformers filled up with random numbers, or of which it left out
+    weights; it warns of both and goes on.
+
+    Args:
+        report: the loading information of `from_pretrained`.
+
+    Raises:
+        InputError: a tensor is missing, left over or of another shape.
+    """
+    if missing := _names(report.get("missing_keys")):
+        raise InputError(
+            f"The weights in {where} lack {', '.join(missing[:3])}, so the model would be partly "
+            "random; fetch it again, or name another model."
+        )
+    if wrong := _names(report.get("mismatched_keys")):
+        raise InputError(
+            f"The weights in {where} have other shapes than config.json asks for "
+            f"({', '.join(wrong[:3])}); they belong to another model."
+        )
+    left = [n for n in _names(report.get("unexpected_keys")) if not weights.BUFFERS.search(n)]
+    if left:
+        raise InputError(
+            f"The weights in {where} hold {', '.join(left[:3])}"
+            + (f" and {len(left) - 3} more" if len(left) > 3 else "")
+            + ", for which the causal language model that config.json names has no place: it is "
+            "another kind of model, or the configuration belongs to another one."
+        )
+
+
+def _names(found: Any) -> list[str]:
+    return sorted(each if isinstance(each, str) else str(each[0]) for each in found or ())
+
+
+def check_tied(folder: Path) -> None:
+    """Refuses files with a head of their own under a configuration that ties it to the input.
+
+    Raises:
+        InputError: both embeddings are there and differ, so one of them would be dropped.
+    """
+    names = weights.head_names(folder)
+    if not names.tied:
+        return
+    there = weights.places(folder)
+    head = next((name for name in names.head if name in there and name not in names.inputs), "")
+    inputs = next((name for name in names.inputs if name in there), "")
+    if not head or not inputs:
+        return
+    found = weights.read(folder, (head, inputs))
+    if not torch.equal(found[head], found[inputs]):
+        raise InputError(
+            f"config.json in {folder} ties the output embedding to the input embedding, but its "
+            "weights hold two different ones: set tie_word_embeddings to false there, or fetch "
+            "the model again."
+        )
+
+
+_INSTALLS = {
+    "sentencepiece": "sentencepiece",
+    "tiktoken": "tiktoken",
+    "protobuf": "protobuf",
+    "accelerate": "accelerate",
+    "gguf": "gguf",
+    "blobfile": "blobfile",
+}
+"""Optional packages of transformers: word in its message, and name on the package index."""
+
+
+def load_message(error: Exception, folder: Path, *, what: str = "model") -> str:
+    """One sentence for what transformers raised while it loaded a folder's model or tokenizer."""
+    text = str(error)
+    if package := _missing_package(error):
+        return (
+            f"The {what} in {folder} needs the package {package}, which is not installed: "
+            f"pip install {package}"
+        )
+    if found := re.search(r"model type [`'\"]?([\w.-]+)[`'\"]? but", text):
+        return (
+            f"{folder} is a model of type {found[1]}, which the installed transformers does not "
+            "know: pip install --upgrade transformers, or name another model."
+        )
+    if found := re.search(r"upgrade torch to at least v?([\d.]*\d)", text):
+        return (
+            f"The weights in {folder} are pickles, which the installed transformers reads with "
+            f"torch {found[1]} or newer only: pip install --upgrade torch, or save the model as "
+            "safetensors."
+        )
+    if "trust_remote_code" in text:
+        return (
+            f"{folder.name} brings its own code, which is run only if you ask for it by name "
+            "(trust_remote_code=True in models.load)."
+        )
+    if "Unrecognized configuration class" in text:
+        return f"{folder} holds no causal language model; name one that generates left to right."
+    return (
+        f"The {what} in {folder} cannot be loaded ({first_line(error)}); its files are damaged or "
+        "incomplete: remove the folder and fetch it again, or name another model."
+    )
+
+
+def _missing_package(error: BaseException | None) -> str:
+    """Name of the package whose absence is the cause of an error; empty: none is."""
+    while error is not None:
+        text = str(error)
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            return error.name.split(".")[0]
+        if found := re.search(r"packages that were not found in your environment: ([\w.-]+)", text):
+            return found[1]
+        asks = isinstance(error, ImportError) or re.search(r"install|not found|required", text)
+        for word, package in _INSTALLS.items():
+            if asks and re.search(rf"\b{word}\b", text, re.IGNORECASE) and not _installed(word):
+                return package
+        error = error.__cause__ or error.__context__
+    return ""
+
+
+def _installed(package: str) -> bool:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def first_line(error: Exception) -> str:
+    """What an error says first, 160 characters at most."""
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:160].rstrip(".")
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps transformers' progress bars and advice out of executed pages; errors still raise."""
+    from transformers.utils import logging as hub_logging
+
+    level = hub_logging.get_verbosity()
+    bars = hub_logging.is_progress_bar_enabled()
+    before = os.environ.get("TQDM_DISABLE")
+    os.environ["TQDM_DISABLE"] = "1"
+    hub_logging.set_verbosity_error()
+    hub_logging.disable_progress_bar()
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)
+        hub_logging.set_verbosity(level)
+        if bars:
+            hub_logging.enable_progress_bar()
+        if before is None:
+            os.environ.pop("TQDM_DISABLE", None)
+        else:
+            os.environ["TQDM_DISABLE"] = before

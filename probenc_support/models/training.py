@@ -1,0 +1,424 @@
+"""Trains small GPT-NeoX models from scratch, with checkpoints at the steps that Pythia kept.
+
+Architecture, initialisation, optimiser, schedule shape and the names of the checkpoints follow
+Pythia (Biderman et al. 2023, arXiv 2304.01373): parallel blocks, rotary positions, an untied head,
+AdamW, warm-up and cosine decay, checkpoints at steps 0, 1, 2, 4, ... 512 and evenly from there on.
+Nano keeps every second step up to 64 besides, as what comes first is decided there.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+from probenc_support import cache
+from probenc_support.errors import InputError
+from probenc_support.models import runtime
+from probenc_support.models.recipes import RECIPES, VERSION, Recipe
+from probenc_support.models.training_text import (
+    CHARACTERS_PER_TOKEN,
+    Text,
+    documents_of,
+    hash_of,
+    held_out,
+    prepare,
+)
+
+_HEAD_LOGITS = {"cpu": 2**22, "cuda": 2**28}
+"""Logits held at a time: they are the largest array of a step. On a CPU they stay in its cache."""
+
+
+def new_model(recipe: Recipe, seed: int) -> GPTNeoXForCausalLM:
+    """A GPT-NeoX model with random weights: normal, standard deviation 0.02, in float32."""
+    config = GPTNeoXConfig(
+        vocab_size=recipe.vocabulary,
+        hidden_size=recipe.d,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        intermediate_size=4 * recipe.d,
+        max_position_embeddings=recipe.sequence_length,
+        hidden_dropout=recipe.dropout,
+        attention_dropout=recipe.dropout,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    with _seeded(seed):
+        return GPTNeoXForCausalLM(config)
+
+
+@contextlib.contextmanager
+def _seeded(*seed: int) -> Iterator[None]:
+    """Random numbers that depend on `seed` only; the generators are left as they were."""
+    with torch.random.fork_rng():
+        torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]))
+        yield
+
+
+def _optimiser(model: GPTNeoXForCausalLM, recipe: Recipe) -> torch.optim.AdamW:
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim == 1]
+    groups = [
+        {"params": matrices, "weight_decay": recipe.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.95), fused=True)
+
+
+def learning_rate(recipe: Recipe, step: int) -> float:
+    """Rate of the step after `step`: linear warm-up, then half a cosine down to a tenth."""
+    warm = max(1.0, recipe.warmup * recipe.steps)
+    if step < warm:
+        return recipe.learning_rate * (step + 1) / warm if warm > 1 else recipe.learning_rate
+    progress = (step - warm) / max(1.0, recipe.steps - warm)
+    return recipe.learning_rate * (0.55 + 0.45 * math.cos(math.pi * progress))
+
+
+def _backward(model: GPTNeoXForCausalLM, ids: Tensor) -> float:
+    """Adds the gradients of the mean next-token loss of `ids` [B, T]; returns the loss in nats.
+
+    The head goes through the positions in pieces, so that the logits of all are never held.
+    """
+    device, half = ids.device.type, ids.device.type == "cuda"
+    with torch.autocast(device, dtype=torch.bfloat16, enabled=half):
+        hidden = model.base_model(ids, use_cache=False).last_hidden_state[:, :-1]
+    hidden = hidden.reshape(-1, hidden.shape[-1])
+    targets = ids[:, 1:].reshape(-1)
+    leaf = hidden.detach().requires_grad_()
+    rows = max(1, _HEAD_LOGITS.get(device, 2**22) // model.config.vocab_size)
+    total = torch.zeros((), device=ids.device)
+    for states, wanted in zip(leaf.split(rows), targets.split(rows), strict=True):
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=half):
+            logits = model.get_output_embeddings()(states)
+        loss = functional.cross_entropy(logits.float(), wanted, reduction="sum") / len(targets)
+        loss.backward()
+        total += loss.detach()
+    hidden.backward(leaf.grad)
+    return float(total)
+
+
+@dataclass
+class _Run:
+    """A training run in progress."""
+
+    recipe: Recipe
+    seed: int
+    text: Text
+    folder: Path
+    device: torch.device
+    model: GPTNeoXForCausalLM
+    optimiser: torch.optim.AdamW
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def advance(self) -> None:
+        """One optimiser step."""
+        begun = time.perf_counter()
+        rows = self.text.order(self.recipe, self.seed, self.step)
+        ids = torch.from_numpy(self.text.train[rows]).to(self.device)
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(self.recipe, self.step)
+        with _seeded(self.seed, self.step):
+            loss = _backward(self.model, ids)
+        if not math.isfinite(loss):
+            raise InputError(
+                f"The loss of {self.recipe.name} is {loss} at step {self.step}: train with a "
+                "smaller learning rate."
+            )
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        self.losses.append(loss)
+        self.step += 1
+        self.seconds += time.perf_counter() - begun
+
+    def keep(self) -> None:
+        """Writes the weights as a folder `step<n>`, then what a resumed run needs besides."""
+        with cache.atomic_path(self.folder / f"step{self.step}") as folder:
+            with runtime.quiet():
+                self.model.save_pretrained(folder)
+            self.text.tokenizer.save_pretrained(folder)
+        state = {
+            "optimiser": self.optimiser.state_dict(),
+            "step": self.step,
+            "losses": self.losses,
+            "seconds": self.seconds,
+        }
+        # Through memory: torch's own writer raises an error that does not name a full disk.
+        buffer = BytesIO()
+        torch.save(state, buffer)
+        with cache.atomic_path(self.folder / "state.pt") as path:
+            path.write_bytes(buffer.getbuffer())
+
+    def resume(self) -> None:
+        """Goes on from the last state that was kept, if there is one."""
+        path = self.folder / "state.pt"
+        if not path.is_file():
+            return
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        folder = self.folder / f"step{state['step']}"
+        with runtime.quiet():
+            loaded: Any = GPTNeoXForCausalLM.from_pretrained(
+                folder, dtype=torch.float32, output_loading_info=True
+            )
+        kept, report = loaded
+        runtime.check_loaded(report, folder)
+        self.model.load_state_dict(kept.state_dict())
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step, self.losses = int(state["step"]), list(state["losses"])
+        self.seconds = float(state["seconds"])
+
+    def finish(self) -> None:
+        """Writes the record of the complete run, and drops the optimiser's state."""
+        seen = [self.text.counts(self.recipe, self.seed, s) for s in self.recipe.checkpoints]
+        self._save("token_counts", seen[-1])
+        self._save("token_counts_by_checkpoint", np.stack(seen))
+        self._save("sources", np.array(sorted(self.text.sources), dtype=np.uint64))
+        record = {
+            "recipe": asdict(self.recipe),
+            "seed": self.seed,
+            "corpus": self.text.corpus,
+            "text_hash": self.text.hash,
+            "n_parameters": self.model.num_parameters(),
+            "tokens": self.recipe.tokens,
+            "epochs": self.recipe.steps * self.recipe.batch_size / len(self.text.train),
+            "seconds": self.seconds,
+            "device": _device_name(self.device),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "losses": self.losses,
+        }
+        with cache.atomic_path(self.folder / "training.json") as path:
+            path.write_text(json.dumps(record), encoding="utf-8")
+        (self.folder / "state.pt").unlink(missing_ok=True)
+
+    def _save(self, name: str, table: NDArray[Any]) -> None:
+        with cache.atomic_path(self.folder / f"{name}.npy") as path:
+            np.save(path, table)
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+@contextlib.contextmanager
+def _deterministic(device: torch.device) -> Iterator[None]:
+    """On a GPU: only kernels that give the same sums each time (where torch has them)."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(before or device.type == "cuda", warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def train(
+    recipe: Recipe,
+    *,
+    folder: Path,
+    corpus: str = "docstrings",
+    seed: int = 0,
+    device: str = "auto",
+    progress: bool = True,
+) -> Path:
+    """Trains a model, or goes on where an interrupted run of it stopped.
+
+    The weights depend on recipe, text, seed, and on the machine's arithmetic (number of threads,
+    processor), but not on interruptions: a run that was killed at any step and started again ends
+    with the same weights. Beside the checkpoints `step<n>` lie `training.json` (the record, losses
+    included), `token_counts.npy` ([V], exact), the same up to each checkpoint
+    (`token_counts_by_checkpoint.npy`, [n_checkpoints, V]) and fingerprints of the documents that
+    were trained on (`sources.npy`, see `corpora.fingerprints`).
+
+    Args:
+        recipe: one of `RECIPES`, or one's own.
+        folder: where the checkpoints go, laid out like the revisions of Pythia on the hub.
+        corpus: see `corpora.text`.
+        seed: of initial weights and order of the text; the tokenizer does not depend on it.
+
+    Raises:
+        InputError: unusable corpus or seed, a full disk (the checkpoints so far are kept), or a
+            folder that holds another run.
+    """
+    if seed < 0:
+        raise InputError(f"seed is {seed}; it must be zero or more.")
+    where = runtime.resolve_device(device)
+    text = prepare(recipe, corpus)
+    _check_same(folder, recipe, text, seed)
+    if (folder / "training.json").is_file():
+        return folder
+    model = new_model(recipe, seed)
+    model.to(device=where)  # type: ignore[call-arg]
+    model.train()
+    run = _Run(recipe, seed, text, folder, where, model, _optimiser(model, recipe))
+    with cache.locked(f"training-{hashlib.sha256(str(folder).encode()).hexdigest()[:16]}"):
+        if not (folder / "training.json").is_file():
+            _to_the_end(run, progress)
+    return folder
+
+
+def _to_the_end(run: _Run, progress: bool) -> None:
+    run.resume()
+    report = _Progress(run) if progress else None
+    with _deterministic(run.device):
+        if run.step == 0:
+            run.keep()
+        while run.step < run.recipe.steps:
+            run.advance()
+            if run.step in run.recipe.checkpoints:
+                run.keep()
+            if report:
+                report(run)
+    run.finish()
+
+
+def _check_same(folder: Path, recipe: Recipe, text: Text, seed: int) -> None:
+    """A folder belongs to one run: resuming another one in it would mix two models."""
+    mine = {"recipe": asdict(recipe), "text": text.hash, "seed": seed, "version": VERSION}
+    path = folder / "recipe.json"
+    if not path.is_file():
+        found = folder.iterdir() if folder.is_dir() else ()
+        if any(not path.name.startswith(".tmp-") for path in found):
+            raise InputError(
+                f"{folder} holds files that no training run of this project wrote: name another "
+                "folder, which may be new or empty."
+            )
+        with cache.atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(mine), encoding="utf-8")
+    if json.loads(path.read_text(encoding="utf-8")) != mine:
+        raise InputError(
+            f"{folder} holds another training run (its recipe, text or seed differs, or it was "
+            "made by another version): name another folder, or remove it."
+        )
+
+
+class _Progress:
+    """A line of text about every ten seconds: step, loss, speed and time left."""
+
+    def __init__(self, run: _Run) -> None:
+        self.begun, self.first, self.last = time.perf_counter(), run.step, 0.0
+
+    def __call__(self, run: _Run) -> None:
+        elapsed, recipe = time.perf_counter() - self.begun, run.recipe
+        if elapsed - self.last < 10 and run.step < recipe.steps:
+            return
+        self.last = elapsed
+        a_step = elapsed / (run.step - self.first)
+        speed = recipe.batch_size * recipe.sequence_length / a_step
+        print(
+            f"{recipe.name} (seed {run.seed}): step {run.step} of {recipe.steps}, "
+            f"loss {np.mean(run.losses[-10:]):.2f} nats, {speed:,.0f} tokens/s, "
+            f"{_duration((recipe.steps - run.step) * a_step)} left",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def trained(name: str, *, seed: int = 0, corpus: str = "docstrings", device: str = "auto") -> Path:
+    """Folder of a trained model, laid out by revisions (`step0`, `step1`, ...); trains if missing.
+
+    Raises:
+        InputError: no such recipe, or see `train`.
+    """
+    recipe = named(name)
+    documents = documents_of(corpus, recipe.tokens * CHARACTERS_PER_TOKEN)
+    digest = hash_of(documents, held_out(corpus, documents))
+    settings = json.dumps(asdict(recipe), sort_keys=True) + digest + f"v{VERSION}"
+    key = hashlib.sha256(settings.encode()).hexdigest()[:12]
+    folder = cache.cache_dir() / "training" / f"{name}-seed{seed}-{key}"
+    if (folder / "training.json").is_file():
+        return folder
+    return train(recipe, folder=folder, corpus=corpus, seed=seed, device=device)
+
+
+def named(name: str) -> Recipe:
+    """A recipe by name.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    if name not in RECIPES:
+        raise InputError(f"No model {name!r} can be trained here; name {', '.join(RECIPES)}.")
+    return RECIPES[name]
+
+
+def record(folder: Path) -> dict[str, Any]:
+    """The record of a complete run: recipe, seed, corpus, losses, seconds and device.
+
+    Raises:
+        InputError: the folder holds no complete run, or its record cannot be read.
+    """
+    path = folder / "training.json"
+    if not path.is_file():
+        raise InputError(f"{folder} holds no complete training run of this project.")
+    try:
+        found: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(
+            f"{path} cannot be read as the record of a training run; remove it, or train again."
+        ) from error
+    return found
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `python -m probenc_support train`."""
+    parser.add_argument("model", help=f"what to train: {', '.join(RECIPES)}")
+    parser.add_argument("--corpus", default="docstrings", help="text to train on")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and order of the text")
+    parser.add_argument("--seeds", type=int, default=1, help="train so many seeds, from --seed on")
+    parser.add_argument("--steps", type=int, help="length of the run (default: the recipe's)")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--out", help="folder for the checkpoints (default: in the cache)")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Trains what the command line asks for, and prints where it lies."""
+    recipe = named(arguments.model)
+    if arguments.steps is not None and arguments.steps < 1:
+        raise InputError(f"--steps is {arguments.steps}; a run has at least one step.")
+    if arguments.seeds < 1:
+        raise InputError(f"--seeds is {arguments.seeds}; train at least one.")
+    if arguments.steps is not None and not arguments.out:
+        raise InputError("A run of another length is another model: name its folder by --out.")
+    if arguments.out and arguments.seeds > 1:
+        raise InputError("--out names one folder, so it goes with one seed.")
+    for seed in range(arguments.seed, arguments.seed + arguments.seeds):
+        options = {"corpus": arguments.corpus, "seed": seed, "device": arguments.device}
+        if arguments.out:
+            recipe = replace(recipe, steps=arguments.steps or recipe.steps)
+            folder = train(recipe, folder=Path(arguments.out).expanduser(), **options)
+        else:
+            folder = trained(recipe.name, **options)
+        print(_summary(folder))
+    return 0
+
+
+def _summary(folder: Path) -> str:
+    found = record(folder)
+    speed = found["tokens"] / found["seconds"]
+    return (
+        f"{found['recipe']['name']} (seed {found['seed']}): {found['n_parameters']:,} parameters, "
+        f"{found['tokens']:,} tokens in {_duration(found['seconds'])} ({speed:,.0f} tokens/s on "
+        f"{found['device']}), last loss {np.mean(found['losses'][-10:]):.2f} nats; {folder}"
+    )

@@ -1,0 +1,184 @@
+"""Pruning: how many dimensions of the output embedding can go (section 4, claim C6).
+
+Every method that needs no training is a change of basis. A `Basis` writes a hidden state as d
+coordinates, h = mean + sum_i decode[:, i] (encode[i] . (h - mean)), in the order in which they
+go. Removing the first m of them leaves logits of rank d - m, and the next level only subtracts a
+few more columns: a sweep over levels costs one product with E, not one a level.
+
+- zero (paper): plain dimensions, mean 0
+- mean: plain dimensions that stay at their mean
+- compensated: a removed dimension is predicted from the kept ones by least squares
+- rotated: the directions that carry least, in the metrics of E and of the hidden states
+
+All divergences are in nats, from the intact model's distribution P to the pruned one's Q.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from probenc_support.errors import InputError
+from probenc_support.moments import RESOLUTION, Moments
+from probenc_support.precision import wide
+
+
+@dataclass(frozen=True, eq=False)
+class Basis:
+    """A complete set of coordinates of hidden states, in the order in which they are removed."""
+
+    encode: Tensor
+    """[d, d] row i reads coordinate i from h - mean."""
+    decode: Tensor
+    """[d, d] column i writes coordinate i; decode @ encode is the identity."""
+    mean: Tensor
+    """[d] where removed coordinates stand."""
+    axes: Tensor | None
+    """[d] int64 plain dimensions in order of removal, if the last k coordinates of the basis are
+    functions of the last k of them; None: every coordinate reads all dimensions."""
+
+    @property
+    def d(self) -> int:
+        """Hidden size."""
+        return int(self.encode.shape[0])
+
+    def kept(self, h: Tensor, removed: int) -> Tensor:
+        """What is left of h [N, d] when the first `removed` coordinates are gone: [N, d]."""
+        encode, decode, mean = (t.to(h) for t in (self.encode, self.decode, self.mean))
+        return mean + (h - mean) @ encode[removed:].T @ decode[:, removed:].T
+
+
+def zero_basis(order: Tensor) -> Basis:
+    """The paper's: dimensions are set to zero in `order` [d]."""
+    identity = torch.eye(len(order), dtype=torch.float64)
+    return Basis(identity[order], identity[:, order], torch.zeros(len(order)).double(), order)
+
+
+States = Tensor | Moments
+"""Hidden states [N, d], or their moments where several bases are made from the same ones."""
+
+
+def moments_of(h: States) -> Moments:
+    return h if isinstance(h, Moments) else Moments.of(h.cpu())
+
+
+def mean_basis(order: Tensor, h: States) -> Basis:
+    """Dimensions are set to the mean of h [N, d] in `order` [d]: a constant in the head's bias."""
+    identity = torch.eye(len(order), dtype=torch.float64)
+    return Basis(identity[order], identity[:, order], moments_of(h).mean, order)
+
+
+def compensated_basis(order: Tensor, h: States, *, ridge: float = 1e-6) -> Basis:
+    """Removed dimensions are replaced by their least-squares prediction from the kept ones.
+
+    Coordinate i is what dimension order[i] adds to the dimensions after it: with the covariance of
+    h [N, d] in reverse order factored as L D L' (L unit lower triangular), h = L u, and dropping
+    the last entries of u leaves E[h | kept]. One factorisation serves all levels, exactly.
+    `ridge` is in units of the mean variance.
+    """
+    moments = moments_of(h)
+    cov = moments.ridged(ridge)
+    back = order.flip(0)
+    factor = torch.linalg.cholesky(cov[back][:, back])
+    unit = factor / factor.diagonal()
+    decode = torch.zeros_like(cov)
+    decode[back] = unit
+    encode = torch.zeros_like(cov)
+    encode[:, back] = torch.linalg.inv(unit)
+    return Basis(encode.flip(0), decode.flip(1), moments.mean, order)
+
+
+def rotated_basis(E: Tensor, h: States, weights: Tensor, *, ridge: float = 1e-6) -> Basis:
+    """The basis whose last k coordinates minimise the weighted squared error of the logits.
+
+    Minimises mean_n sum_w weights_w ((E_w - E_mean) . (h_n - kept(h_n)))^2 over all maps of rank k,
+    for every k at once: the singular vectors of sqrt(weights) (E - E_mean) cov(h)^(1/2).
+
+    E: [V, d]; h: [N, d]; weights: [V], not negative: for instance a power of a.
+    """
+    moments = moments_of(h)
+    root, inverse = square_roots(moments.ridged(ridge))
+    _, rotation = torch.linalg.eigh(root @ token_metric(E, weights) @ root)
+    return Basis(rotation.T @ inverse, root @ rotation, moments.mean, None)
+
+
+def keeping_basis(
+    E: Tensor, h: States, weights: Tensor, direction: Tensor, *, ridge: float = 1e-6
+) -> Basis:
+    """As `rotated_basis`, but with a given direction among those that are kept to the last.
+
+    Minimises the same error over the maps of rank k whose range holds the direction, for every k
+    at once, so that E . direction can still be read from the head. With T the square root of
+    weights times (E - E_mean) cov(h)^(1/2) and u the direction's part of the logits, of length one,
+    these are u u'T and the leading singular vectors of T - u u'T.
+
+    E: [V, d]; h: [N, d]; weights: [V]; direction: [d], as a row of E, of any length but zero.
+    """
+    moments = moments_of(h)
+    root, inverse = square_roots(moments.ridged(ridge))
+    root_T, inverse_T = square_roots(root @ token_metric(E, weights) @ root)
+    u = root_T @ inverse @ direction.double().cpu()
+    u = u / u.norm()
+    apart = torch.eye(len(u), dtype=torch.float64) - torch.outer(u, u)
+    vectors = torch.linalg.eigh(apart @ root_T @ root_T @ apart).eigenvectors
+    vectors = vectors[:, 1:]  # the first is u itself, of which nothing is left
+    vectors, _ = torch.linalg.qr(torch.cat([u[:, None], vectors.flip(1)], dim=1))
+    vectors = torch.cat([vectors[:, 1:].flip(1), u[:, None]], dim=1)
+    return Basis(vectors.T @ root_T @ inverse, root @ inverse_T @ vectors, moments.mean, None)
+
+
+def square_roots(matrix: Tensor, *, floor: float = RESOLUTION) -> tuple[Tensor, Tensor]:
+    """Square root of a positive matrix [d, d] and its inverse, both float64.
+
+    Eigenvalues below `floor` times the largest are raised to it.
+    """
+    values, vectors = torch.linalg.eigh(matrix.double())
+    values = values.clamp(min=float(values.max()) * floor).sqrt()
+    return (vectors * values) @ vectors.T, (vectors / values) @ vectors.T
+
+
+def token_metric(E: Tensor, weights: Tensor) -> Tensor:
+    """[d, d] float64 weighted covariance of the rows of E [V, d], weights [V] of any sum."""
+    share = (weights / weights.sum()).to(E)
+    centred = E - share @ E
+    return wide(centred.T @ (centred * share[:, None])).cpu()
+
+
+def lost_variance(basis: Basis, E: Tensor, h: Tensor, weights: Tensor) -> Tensor:
+    """[d + 1] float64: share of the logits' weighted variance that is lost at each level.
+
+    Entry m is mean_n sum_w weights_w ((E_w - E_mean) . (h_n - kept(h_n, m)))^2 over its value with
+    all h_n replaced by their mean: 0 at m = 0. It needs no softmax, so it explains a ranking, and
+    does not judge one. E: [V, d]; h: [N, d]; weights: [V].
+    """
+    metric = token_metric(E, weights)
+    centred = wide(h).cpu() - basis.mean
+    codes = basis.encode @ (centred.T @ centred / len(h)) @ basis.encode.T
+    parts = (basis.decode.T @ metric @ basis.decode) * codes
+    lost = torch.cat([torch.zeros(1).double(), parts.cumsum(0).cumsum(1).diagonal()])
+    return lost / (metric * Moments.of(h.cpu()).cov).sum()
+
+
+def power_weights(log_a: Tensor, power: float) -> Tensor:
+    """[V] float64 a^power, up to a factor: 0 counts all tokens alike, 1 counts occurrences."""
+    return torch.softmax(power * log_a.double(), dim=0)
+
+
+def levels(shares: Sequence[float], d: int) -> list[int]:
+    """How many of d dimensions each share removes, rounded.
+
+    Raises:
+        InputError: a share lies outside 0 to 1, or removes all dimensions, or they do not ascend.
+    """
+    for share in shares:
+        if not 0 <= share <= 1:
+            raise InputError(f"A share of {share} cannot be removed; give shares from 0 up to 1.")
+        if round(share * d) >= d:
+            raise InputError(
+                f"A share of {share} removes all {d} dimensions, which leaves no model; give a "
+                f"share of {(d - 1) / d:.3f} or less."
+            )
+    if list(shares) != sorted(shares):
+        raise InputError("The shares to remove must ascend; sort them.")
+    return [round(share * d) for share in shares]

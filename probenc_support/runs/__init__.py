@@ -1,0 +1,1 @@
+"""Executing notebooks for models, and the files that a run leaves."""

@@ -1,0 +1,103 @@
+"""The book's matrix: which notebook runs for which model, with what parameters and resources."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from probenc_support import names
+from probenc_support.errors import InputError
+from probenc_support.runs import execute
+
+FETCH = "fetch"
+"""Name of the step that gets (or trains) a model before its notebooks."""
+
+
+ACROSS = names.ALL_MODELS
+"""Folder below `book/runs` of the notebook that compares the models."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model x one notebook."""
+
+    model: str
+    """As the person named it: roster name, hub id, folder or file."""
+    slug: str
+    """Folder below `book/runs`."""
+    notebook: str
+    """Name, such as `01_log_linear_fit`."""
+    parameters: Mapping[str, Any]
+    """What papermill gets besides model and results_dir."""
+    resources: Mapping[str, Any]
+    """`mem_mb`, `runtime` (minutes), `gpu`, and what else an executor knows."""
+
+    @property
+    def page(self) -> Path:
+        """The executed notebook, below the repository."""
+        return execute.RUNS / self.slug / f"{self.notebook}.ipynb"
+
+
+def cells(config: Mapping[str, Any]) -> list[Cell]:
+    """The matrix that a configuration (`config.yaml` and the command line's MODELS) asks for.
+
+    Raises:
+        InputError: an unknown notebook, or two models that would share a folder.
+    """
+    found = []
+    for model, entry in models(config).items():
+        for name in entry.get("notebooks") or config["added_models"]["notebooks"]:
+            notebook = execute.source(str(name)).stem
+            found.append(
+                Cell(
+                    model=model,
+                    slug=names.slug(model),
+                    notebook=notebook,
+                    parameters=_layers(config, entry, "parameters", notebook),
+                    resources=_layers(config, entry, "resources", notebook),
+                )
+            )
+    return found
+
+
+def models(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Models with their entries: those of the file, then those of the command line.
+
+    `MODELS` is a list, or one line as `names.split` reads it.
+
+    Raises:
+        InputError: two models would share a folder, or there is none.
+    """
+    entries: dict[str, Mapping[str, Any]] = {
+        str(name): entry or {} for name, entry in (config.get("models") or {}).items()
+    }
+    added = config.get("MODELS") or ""
+    for name in names.split(added) if isinstance(added, str) else map(str, added):
+        entries.setdefault(name, config.get("added_models") or {})
+    if not entries:
+        raise InputError("config.yaml names no model: give one under `models`, or by MODELS=...")
+    _check_slugs(entries)
+    return entries
+
+
+def _check_slugs(models: Iterable[str]) -> None:
+    # Many file systems do not tell capitals from small letters.
+    owner: dict[str, str] = {ACROSS: "the comparison of all models"}
+    for name in models:
+        other = owner.setdefault(names.slug(name).lower(), name)
+        if other != name:
+            raise InputError(
+                f"{name!r} and {other!r} would share the folder {execute.RUNS}/"
+                f"{names.slug(name)}: rename one of them."
+            )
+
+
+def _layers(
+    config: Mapping[str, Any], entry: Mapping[str, Any], what: str, notebook: str
+) -> dict[str, Any]:
+    of_notebook = config.get(f"notebook_{what}") or {}
+    return {
+        **(config.get(what) or {}),
+        **(of_notebook.get(notebook) or {}),
+        **(entry.get(what) or {}),
+    }

@@ -1,0 +1,185 @@
+"""How few dimensions carry the fit: forward selection, LASSO, R^2 on tokens held out."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import linalg
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import enet_path
+
+from probenc_support.regression import Design, Matrix, folds
+from probenc_support.regression.arrays import Array
+from probenc_support.sparsity.components import Order, Statistics, cumulative_r2, orthogonalised
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Dimensions in the order in which they were chosen."""
+
+    order: Order
+    """[k] dimension chosen at each step."""
+    r2: Array
+    """[k] R^2 of the regression on the dimensions chosen so far."""
+
+
+def forward_selection(
+    statistics: Statistics, n_steps: int | None = None, *, until: float = 2.0
+) -> Selection:
+    """At every step takes the dimension that raises R^2 most, given those taken before.
+
+    Exact, and without refits: what is left of every dimension and of E'y after the ones taken is
+    kept up to date by the columns of a Cholesky decomposition, O(d^2) a step at most.
+
+    Args:
+        statistics: of the full regression.
+        n_steps: dimensions to take; None: all that are linearly independent.
+        until: R^2 at which to stop, if it is reached before.
+    """
+    d = statistics.d
+    steps = d if n_steps is None else min(n_steps, d)
+    left = statistics.gram.diagonal().copy()
+    cross = statistics.cross.copy()
+    floor = left * 1e-12
+    columns = np.zeros((d, steps), order="F")
+    order, gains = np.empty(steps, dtype=np.int64), np.empty(steps)
+    open_ = np.ones(d, dtype=bool)
+    for step in range(steps):
+        possible = open_ & (left > floor)
+        if not possible.any():
+            return Selection(order[:step], np.cumsum(gains[:step]) / statistics.total)
+        gain = np.divide(cross**2, left, out=np.full(d, -1.0), where=possible)
+        best = int(gain.argmax())
+        column = statistics.gram[best] - columns[:, :step] @ columns[best, :step]
+        column /= np.sqrt(left[best])
+        order[step], gains[step] = best, gain[best]
+        cross -= column * (cross[best] / np.sqrt(left[best]))
+        left -= column**2
+        columns[:, step] = column
+        open_[best] = False
+        if gains[: step + 1].sum() >= until * statistics.total:
+            return Selection(order[: step + 1], np.cumsum(gains[: step + 1]) / statistics.total)
+    return Selection(order, np.cumsum(gains) / statistics.total)
+
+
+def dims_for_share(statistics: Statistics, share: float = 0.9) -> int:
+    """How many dimensions, chosen one by one, reach a share of the full R^2 (`count_for_share` of
+    their curve, without the rest of it)."""
+    goal = share * statistics.r2 * (1.0 - 1e-12)
+    return len(forward_selection(statistics, until=goal).order)
+
+
+def count_for_share(r2: Array, share: float = 0.9, full: float | None = None) -> int:
+    """How many entries of a cumulative curve r2 [k] reach a share of the full R^2 (its last)."""
+    goal = share * (r2[-1] if full is None else full)
+    return int(np.searchsorted(r2, goal * (1.0 - 1e-12)) + 1)
+
+
+def component_shares(r: Array) -> tuple[Array, Array]:
+    """Cumulative R^2 [d] of uncorrelated components with correlations r [d]: by variance, and by
+    size of the correlation (which is the best choice of every number of components)."""
+    return np.cumsum(r**2), np.cumsum(np.sort(r**2)[::-1])
+
+
+@dataclass(frozen=True)
+class LassoPath:
+    """Elastic-net regressions on standardised dimensions, from strong to weak penalties."""
+
+    penalties: Array
+    """[k] weight of the penalty, relative to the one at which the first dimension enters."""
+    n_dims: Order
+    """[k] dimensions with a non-zero slope."""
+    r2: Array
+    """[k] R^2 of the penalised (shrunken) slopes."""
+    r2_refitted: Array
+    """[k] R^2 of least squares on the dimensions with a non-zero slope."""
+
+
+def lasso_path(
+    statistics: Statistics, *, n_penalties: int = 30, smallest: float = 1e-3, l1_ratio: float = 1.0
+) -> LassoPath:
+    """The lasso (or elastic net) beside forward selection.
+
+    A lasso knows E and y by E'E and E'y only. So a square factor of E'E stands in for E, and
+    scikit-learn works on d rows in place of n.
+
+    Args:
+        statistics: of the full regression.
+        n_penalties: points on the path.
+        smallest: last penalty, relative to the first.
+        l1_ratio: 1 for the lasso, less for the elastic net.
+    """
+    scale = np.sqrt(statistics.gram.diagonal())
+    factor = linalg.cholesky(statistics.gram / np.outer(scale, scale), lower=False)
+    target = linalg.solve_triangular(factor, statistics.cross / scale, trans="T")
+    largest = np.abs(factor.T @ target).max() / (statistics.d * l1_ratio)
+    penalties = largest * np.geomspace(1.0, smallest, n_penalties)
+    with warnings.catch_warnings():
+        # The weakest penalties, where nearly every dimension is in, may need more iterations than
+        # they get; what a reader takes from the path is its beginning.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        _, slopes, _ = enet_path(factor, target, l1_ratio=l1_ratio, alphas=penalties, tol=1e-5)
+    fitted = factor @ slopes
+    r2 = (2.0 * target @ fitted - (fitted**2).sum(0)) / statistics.total
+    supports = [np.flatnonzero(column) for column in slopes.T]
+    refitted = [cumulative_r2(statistics, s)[-1] if len(s) else 0.0 for s in supports]
+    counts = np.array([len(support) for support in supports])
+    return LassoPath(penalties / largest, counts, r2, np.array(refitted))
+
+
+def heldout_curve(
+    design: Design,
+    y: Matrix,
+    choose: Callable[[Statistics], Array],
+    *,
+    n_folds: int = 5,
+    seed: int = 0,
+) -> Array:
+    """[k] R^2 on held-out tokens as the dimensions of a basis enter one by one.
+
+    Training and test statistics of a fold add up to those of all tokens, so that no prediction is
+    ever made token by token.
+
+    Args:
+        design: statistics of all tokens.
+        y: [n] values of all tokens.
+        choose: from the statistics of the training tokens to a basis [d, k], whose columns enter
+            in their order. What it picks by looking at y is picked without the held-out tokens.
+        n_folds: see `regression.folds`.
+        seed: of the random partition.
+    """
+    whole = Statistics.of(design, y)
+    errors, total = [], 0.0
+    for fold in folds(design, n_folds, seed=seed):
+        train = Statistics.of(design.without(fold), y)
+        basis = choose(train)
+        test = _rest(whole, train)
+        errors.append(_errors_by_prefix(train.rotated(basis), test.rotated(basis)))
+        total += test.total
+    return np.asarray(1.0 - np.sum(errors, axis=0) / total)
+
+
+def _rest(whole: Statistics, part: Statistics) -> Statistics:
+    """Statistics of the tokens of the whole that are not in the part, about the part's means."""
+    drift, y_drift = whole.mean - part.mean, whole.y_mean - part.y_mean
+    n = whole.n
+    return Statistics(
+        n=n - part.n,
+        mean=part.mean,
+        gram=whole.gram + n * np.outer(drift, drift) - part.gram,
+        y_mean=part.y_mean,
+        cross=whole.cross + n * drift * y_drift - part.cross,
+        total=whole.total + n * y_drift**2 - part.total,
+    )
+
+
+def _errors_by_prefix(train: Statistics, test: Statistics) -> Array:
+    """[k] test sums of squares of the regressions on the first 1, 2, ... k dimensions."""
+    factor, slopes = orthogonalised(train, np.arange(train.d))
+    half = linalg.solve_triangular(factor, test.gram, lower=True)
+    gram = linalg.solve_triangular(factor, half.T, lower=True)
+    cross = linalg.solve_triangular(factor, test.cross, lower=True)
+    products = gram * np.outer(slopes, slopes)
+    prefix = np.cumsum(2.0 * np.tril(products, -1).sum(1) + products.diagonal())
+    return np.asarray(test.total - 2.0 * np.cumsum(slopes * cross) + prefix)

@@ -1,0 +1,43 @@
+"""The closed form of an edit against the same edit of the real model."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from probenc_support import models
+from probenc_support.models import LanguageModel
+from probenc_support.precision import wide
+from probenc_support.steering.closed_form import new_probability
+from probenc_support.steering.editing import edited_rows
+
+
+def closed_form_error(
+    lm: LanguageModel, ids: Tensor, tokens: Tensor, scales: Sequence[float], vector: Tensor
+) -> float:
+    """Largest relative difference of a new mean probability between closed form and real edits.
+
+    For each token [K] and scale the model is edited, run over the text `ids` [B, T] with its own
+    forward pass, and restored.
+    """
+    states = models.hidden_states(lm, ids).flatten(0, 1)
+    h, z = wide(states), lm.head.log_partition(states)
+    log_p = lm.head.log_p(h, tokens, z)
+    worst = 0.0
+    for scale in scales:
+        step = math.log(scale)
+        u = step * (h @ vector.to(h.device))
+        expected = new_probability(log_p, u[:, None]).mean(dim=0)
+        for token, goal in zip(tokens, expected, strict=True):
+            with edited_rows(lm, token[None], step * vector[None]):
+                found = _mean_probability(lm, ids, int(token))
+            worst = max(worst, abs(found / float(goal) - 1.0))
+    return worst
+
+
+@torch.inference_mode()
+def _mean_probability(lm: LanguageModel, ids: Tensor, token: int) -> float:
+    """By the model's own forward pass, as it stands."""
+    logits = wide(models.logits(lm, ids))
+    return float((logits[..., token] - torch.logsumexp(logits, dim=-1)).exp().mean())

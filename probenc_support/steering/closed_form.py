@@ -1,0 +1,211 @@
+"""Steering: an edit of one token's row of E that multiplies its mean probability (section 3).
+
+An edit along a direction v [d] with the step t is E_w' = E_w + t v. At position n it moves the
+logit of w by u_n = t g_n with g_n = v . h_n, and everything else follows in closed form from u_n
+and p_n = P(w | n), without a second pass of the model. The linear rule for a wanted scale r is
+t = log r, which is exact where g_n = 1 at every position and p_n is small; `solve_steps` finds the
+t that is exact on given positions.
+
+Arithmetic is float64; logarithms are natural (nats).
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from probenc_support.models import LanguageModel
+from probenc_support.moments import Moments
+from probenc_support.precision import wide
+
+_BLOCK = 2**16
+"""Entries of a [positions, tokens] block: half a megabyte in float64, so that it stays in cache."""
+
+
+FAR = 600.0
+"""Nats beyond which a logit is not moved: e^600 is near the end of float64."""
+
+
+def log_mean(log_p: Tensor) -> Tensor:
+    """[K] log of the mean probability over positions, from log_p [N, K]."""
+    return torch.logsumexp(log_p, dim=0) - math.log(len(log_p))
+
+
+def is_reachable(log_a: Tensor, log_scale: float | Tensor, *, limit: float = 0.5) -> Tensor:
+    """Whether the wanted mean probability, exp(log_a + log_scale), stays at or below `limit`."""
+    return log_a + log_scale <= math.log(limit)
+
+
+def new_probability(log_p: Tensor, u: Tensor) -> Tensor:
+    """p e^u / (1 - p + p e^u), the edited token's new probability, at most 1.
+
+    1 - p comes from log p, so that it keeps its digits where p is near one, and a sum of positive
+    terms keeps them too. Underflows only below exp(-700).
+    """
+    raised = (log_p + u.clamp(-FAR, FAR)).exp()
+    return raised / (raised - torch.expm1(log_p))
+
+
+def achieved(log_p: Tensor, u: Tensor) -> Tensor:
+    """[K] log of new over old mean probability when logits move by u [N, K] or [N, 1]."""
+    return new_probability(log_p, u).mean(dim=0).log() - log_mean(log_p)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Blocks that fit the cache are done sooner than a second thread is woken on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@dataclass(frozen=True, eq=False)
+class TopTwo:
+    """The most probable token of each position and how probable the first two are."""
+
+    ids: Tensor
+    """[N] int64"""
+    first: Tensor
+    """[N] float64 log-probability of the top token"""
+    second: Tensor
+    """[N] float64 log-probability of the runner-up"""
+
+
+@torch.inference_mode()
+def top_two(lm: LanguageModel, h: Tensor, z: Tensor, *, chunk: int = 256) -> TopTwo:
+    """One head pass over h [N, d]: what tells whether an edit changes the top token."""
+    parts = h.split(chunk)
+    found = [torch.topk(lm.head.logits(part.to(lm.E)), 2) for part in parts]
+    values = wide(torch.cat([f.values for f in found])).cpu() - z[:, None]
+    ids = torch.cat([f.indices[:, 0] for f in found]).cpu()
+    return TopTwo(ids, values[:, 0], values[:, 1])
+
+
+@dataclass(frozen=True, eq=False)
+class Effects:
+    """What edits do, for K tokens (rows) and S scales (columns); means over positions."""
+
+    log_scale: Tensor
+    """[K, S] log of new over old mean probability, nats"""
+    kl: Tensor
+    """[K, S] KL(old || new), nats"""
+    js: Tensor
+    """[K, S] Jensen-Shannon divergence, nats, at most log 2"""
+    top_changed: Tensor
+    """[K, S] share of positions whose most probable token changes; NaN without `top`"""
+    sums: Tensor
+    """[K, S, G] sum of the token's new probability over the positions of each group of text"""
+
+
+@one_thread()
+def effects(
+    log_p: Tensor,
+    g: Tensor,
+    steps: Tensor,
+    *,
+    tokens: Tensor | None = None,
+    top: TopTwo | None = None,
+    group: Tensor | None = None,
+) -> Effects:
+    """Exact effects of edits of single tokens, in closed form: O(N) an edit once log_p is there.
+
+    One factor scales all other tokens, so both divergences are those between two coins that show
+    the token with its old and its new probability.
+
+    Args:
+        log_p: [N, K] float64 log-probabilities of the K tokens.
+        g: [N] float64, v . h_n.
+        steps: [K, S] how far each token goes along v; the linear rule has log r in every row.
+        tokens: [K] int64 and
+        top: of the same N positions: count changes of the top token.
+        group: [N] int64 group of each position, never decreasing, such as `Detection.group`; by
+            default all are one.
+    """
+    group = torch.zeros(len(log_p), dtype=torch.int64) if group is None else group
+    parts = []
+    for own in columns_of(log_p):
+        block = log_p[:, own].contiguous()
+        log_scale, kl, js, sums = _effects(block, g, steps[own], group)
+        names = None if tokens is None else tokens[own]
+        changed = _top_changed(top, names, block, g, steps[own])
+        parts.append((log_scale, kl, js, changed, sums))
+    return Effects(*(torch.cat(values) for values in zip(*parts, strict=True)))
+
+
+def sums_by_group(values: Tensor, group: Tensor) -> Tensor:
+    """[G, ...] sums of values [N, ...] over runs of equal `group` [N], which never decreases."""
+    sizes = group.unique_consecutive(return_counts=True)[1]
+    return torch.segment_reduce(values, "sum", lengths=sizes, axis=0)
+
+
+def columns_of(log_p: Tensor) -> Iterator[slice]:
+    """Runs of tokens whose [N, k] block is small."""
+    width = max(1, _BLOCK // len(log_p))
+    return (slice(start, start + width) for start in range(0, log_p.shape[1], width))
+
+
+def _effects(
+    log_p: Tensor, g: Tensor, steps: Tensor, group: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Log scale, KL and JS, each [K, S], and the sums of new probabilities [K, S, G]."""
+    p, q = log_p.exp(), -torch.expm1(log_p)
+    found = [_effect(p, q, g[:, None] * step, group) for step in steps.T]
+    sums, kl, js = (torch.stack(values, dim=1) for values in zip(*found, strict=True))
+    kl = kl - (g @ p)[:, None] * steps / len(p)
+    log_scale = (sums.sum(dim=2) / p.sum(dim=0)[:, None]).log()
+    return log_scale, kl.clamp(min=0.0), js.clamp(0.0, math.log(2)), sums
+
+
+def _effect(p: Tensor, q: Tensor, u: Tensor, group: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums of p' [K, G], and means over positions of log Z' / Z and of JS, each [K], where logits
+    of probability p move by u.
+
+    With z = Z' / Z = 1 + p (e^u - 1) and s = p' / p = e^u / z, the Jensen-Shannon divergence of the
+    two coins is log 2 + [p' log s + q log z - (p + p') log(1 + s) - (q + q') log(1 + z)] / 2.
+    """
+    w = torch.expm1(u.clamp(-FAR, FAR))
+    log_z = torch.log1p((p * w).clamp(min=-1 + 1e-16))
+    raised = p * (1 + w)
+    z = q + raised
+    new = raised / z
+    s = (1 + w) / z
+    js = new * (u - log_z) + q * log_z
+    js -= (p + new) * torch.log1p(s) + (1 + q - new) * torch.log1p(z)
+    return sums_by_group(new, group).T, log_z.mean(dim=0), math.log(2) + js.mean(dim=0) / 2
+
+
+def _top_changed(
+    top: TopTwo | None, tokens: Tensor | None, log_p: Tensor, g: Tensor, steps: Tensor
+) -> Tensor:
+    """[K, S] share of positions whose top token changes: w rises to the top, or falls from it."""
+    if top is None or tokens is None:
+        return torch.full_like(steps, torch.nan)
+    is_top = top.ids[:, None] == tokens
+    rival = torch.where(is_top, top.second[:, None], top.first[:, None])
+    needed = rival - log_p
+    changed = [is_top != (g[:, None] * step > needed) for step in steps.T]
+    return torch.stack([c.double().mean(dim=0) for c in changed], dim=1)
+
+
+def expected_log_scale(
+    E: Tensor, moments: Moments, cov_hz: Tensor, vector: Tensor, step: float
+) -> Tensor:
+    """[K] log scale of an edit of rows E [K, d] to second order, with nothing fitted.
+
+    The token's probability lies where E_w . h - z is large. If h and z were normal, that would
+    move the mean of h to m + S E_w - cov(h, z) and leave its covariance S, so
+    log scale ~ t v . (m + S E_w - cov(h, z)) + t^2 v' S v / 2: the second term, and the part of the
+    first that differs between tokens, vanish with the variance of v . h.
+
+    Args:
+        cov_hz: [d] covariance of h and the log-partition.
+        step: t, nats.
+    """
+    tilted = moments.mean + E.double() @ moments.cov - cov_hz
+    return step * (tilted @ vector) + step**2 / 2 * (vector @ moments.cov @ vector)

@@ -1,0 +1,113 @@
+"""The encoding without a fitted parameter: the orders of log mean_n P(w|n), and the gap they face.
+
+With log P(w|n) = E_w . h_n + b_w - z_n, a cumulant expansion of y_w = -log mean_n exp(log P(w|n))
+starts with the mean of -log P, which is exactly linear in E_w, and goes on with half its variance.
+The series need not converge, and for real models it does not: see `cumulant_series`, and
+`context_classes` for a theory whose steps do lead to y.
+"""
+
+import torch
+from torch import Tensor
+
+from probenc_support.head import Head
+from probenc_support.moments import Moments, covariance
+from probenc_support.precision import wide
+
+ORDERS = 4
+"""Cumulants that `cumulants` measures."""
+
+
+_CHUNK_BYTES = 64e6
+
+
+def first_order(head: Head, h: Tensor, z: Tensor) -> Tensor:
+    """mean_n[-log P(w|n)] = -E_w . mean(h) - b_w + mean(z), exactly.
+
+    Args:
+        head: of n tokens; h: [N, d]; z: [N].
+
+    Returns:
+        [n] float64, nats; never below y (Jensen).
+    """
+    mean = h.double().mean(dim=0)
+    linear = _rows_times(head.rows, mean[:, None])[:, 0]
+    return z.double().mean() - linear - (0.0 if head.bias is None else head.bias.double())
+
+
+def jensen_gap(log_a: Tensor, mean_log_p: Tensor) -> Tensor:
+    """How far the mean of -log P(w|n) lies above y_w = -log mean_n P(w|n).
+
+    Args:
+        log_a: [V] log of the average probability, nats; mean_log_p: [V] average log-probability.
+
+    Returns:
+        [V] nats, never below zero but for rounding (Jensen's inequality).
+    """
+    return log_a - mean_log_p
+
+
+def log_probability_variance(E: Tensor, h: Tensor, z: Tensor) -> Tensor:
+    """Var_n(E_w . h_n - z_n) = E_w' S E_w - 2 E_w . cov(h, z) + var(z), with S = cov(h).
+
+    Returns:
+        [V] float64, nats squared.
+    """
+    S, cross = Moments.of(h).cov, covariance(h, z)
+    quadratic = torch.cat(
+        [((part := rows.double()) @ S * part).sum(dim=1) for rows in E.split(8192)]
+    )
+    return quadratic - 2 * _rows_times(E, cross[:, None])[:, 0] + z.double().var(correction=0)
+
+
+def second_order(head: Head, h: Tensor, z: Tensor) -> Tensor:
+    """y to second order: the mean of -log P less half the variance of log P.
+
+    Returns:
+        [V] float64, nats.
+    """
+    return first_order(head, h, z) - log_probability_variance(head.rows, h, z) / 2
+
+
+@torch.inference_mode()
+def cumulants(head: Head, h: Tensor, z: Tensor) -> Tensor:
+    """The first four cumulants of log P(w|n) over the positions.
+
+    The logits of every token at every position are made, in E's precision: give the rows of some
+    tokens where that is too many.
+
+    Args:
+        head: of n tokens, some or all; h: [N, d]; z: [N] log-partition of the whole head.
+
+    Returns:
+        [4, n] float64: mean, variance, third cumulant, fourth cumulant, in powers of a nat.
+    """
+    E = head.rows
+    mean_h, mean_z = wide(h).mean(dim=0), wide(z).mean()
+    centred, levels = (wide(h) - mean_h).to(E), (wide(z) - mean_z).to(E)
+    powers = torch.zeros(3, len(E), dtype=torch.float64, device=wide(E[:1]).device)
+    chunk = max(16, int(_CHUNK_BYTES / (len(E) * E.element_size())))
+    for part, level in zip(centred.split(chunk), levels.split(chunk), strict=True):
+        deviation = part @ E.T - level[:, None]
+        power = deviation
+        for k in range(3):
+            power = power * deviation
+            powers[k] += wide(power.sum(dim=0))
+    second, third, fourth = powers / len(h)
+    first = -first_order(head, h, z).to(second.device)
+    return torch.stack([first, second, third, fourth - 3.0 * second.square()])
+
+
+def cumulant_series(head: Head, h: Tensor, z: Tensor) -> Tensor:
+    """y to the orders 1 to 4 of its cumulant expansion; nothing is fitted.
+
+    Returns:
+        [4, n] float64, nats: row k is minus the sum over j of the j-th cumulant over j factorial,
+        up to j = k + 1.
+    """
+    factorial = torch.tensor([1.0, 2.0, 6.0, 24.0], dtype=torch.float64)
+    found = cumulants(head, h, z)
+    return -torch.cumsum(found / factorial.to(found.device)[:, None], dim=0)
+
+
+def _rows_times(E: Tensor, columns: Tensor) -> Tensor:
+    return torch.cat([rows.double() @ columns for rows in E.split(8192)])
