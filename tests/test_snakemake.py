@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import shlex
 import shutil
 import signal
@@ -264,6 +265,41 @@ def light(tmp_path: Path) -> Path:
     """A matrix whose notebooks take a second and load nothing."""
     tiny.save(tmp_path / "models" / "tiny")
     return repository(tmp_path, ["models/tiny"], dict.fromkeys(NOTEBOOKS[:3], WRITES))
+
+
+def test_an_edit_inside_a_folder_re_runs_just_the_notebooks_that_use_it(tmp_path: Path) -> None:
+    tiny.save(tmp_path / "models" / "tiny")
+    unused = "\ndef later():\n    from probenc_support.pruning import tuning\n"
+    folder = repository(
+        tmp_path,
+        ["models/tiny"],
+        {
+            "01_one": WRITES,
+            "02_two": "from probenc_support.runs import run_files\n" + WRITES + unused,
+            "03_three": "from probenc_support.claims import rule_book\n" + WRITES,
+        },
+    )
+    done = make(folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    def planned() -> set[str]:
+        """Notebooks that would run now."""
+        command = [sys.executable, "-m", "snakemake", "cells", "--cores", "1", "--dry-run"]
+        done = subprocess.run(
+            command, cwd=folder, env=environment(folder), capture_output=True, text=True, check=True
+        )
+        return set(re.findall(r"Job \d+: tiny/(\d\d_\w+)", done.stdout))
+
+    assert planned() == set()
+    package = folder / "probenc_support"
+    for path, users in (
+        ("pruning/tuning.py", set()),
+        ("claims/rules_of_paper.py", {"03_three"}),
+        ("runs/run_files.py", {"02_two", "03_three"}),
+    ):
+        with (package / path).open("a", encoding="utf-8") as file:
+            file.write("\n# an edit\n")
+        assert planned() == users, path
 
 
 def test_killed_and_restarted_gives_the_same_pages(light: Path) -> None:
