@@ -177,11 +177,11 @@ def _cache(options: argparse.Namespace) -> None:
             raise InputError(f"There is no kind {options.clear!r}; use {', '.join(cache.KINDS)}.")
         print(f"{cache.clear(options.clear) / 1e6:,.0f} MB freed")
         return
-    found = cache.entries()
-    for entry in found:
+    kept = cache.entries()
+    for entry in kept:
         relative = entry.path.relative_to(cache.cache_dir())
         print(f"{entry.size / 1e6:>10,.1f} MB  {relative}")
-    total = sum(entry.size for entry in found)
+    total = sum(entry.size for entry in kept)
     print(f"{total / 1e6:>10,.1f} MB  in {cache.cache_dir()}")
 
 

@@ -103,8 +103,8 @@ def _unwrapped() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if found := re.search(r"\(os error (\d+)\)", str(error)):
-            raise OSError(int(found[1]), str(error)) from error
+        if number := re.search(r"\(os error (\d+)\)", str(error)):
+            raise OSError(int(number[1]), str(error)) from error
         raise
 
 
@@ -189,13 +189,13 @@ def _size(path: Path) -> int:
 def entries() -> list[Entry]:
     """What this project keeps in the cache, one entry a model, corpus or pass, the least recently
     used first."""
-    found = []
+    kept = []
     for kind, pattern in ENTRIES.items():
         folder = cache_dir() / kind
         if folder.is_dir():
             own = (p for p in folder.iterdir() if re.fullmatch(pattern + _HALF_WRITTEN, p.name))
-            found += [Entry(p, _size(p), p.lstat().st_mtime) for p in own]
-    return sorted(found, key=lambda entry: entry.used)
+            kept += [Entry(p, _size(p), p.lstat().st_mtime) for p in own]
+    return sorted(kept, key=lambda entry: entry.used)
 
 
 def clear(kind: str = "") -> int:

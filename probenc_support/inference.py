@@ -254,13 +254,13 @@ def read(lm: LanguageModel, ids: Tensor, *, positions: str = "all") -> Tensor:
         InputError: they are not finite, which half precision may do.
     """
     batch = max(1, _BATCH_POSITIONS.get(lm.E.device.type, 1024) // ids.shape[1])
-    found = []
+    states = []
     for part in ids.split(batch):
         hidden = hidden_states(lm, part)
         if not bool(hidden.isfinite().all()):
             raise InputError(overflow(lm))
-        found.append((hidden[:, -1:] if positions == "last" else hidden).flatten(0, 1))
-    return torch.cat(found)
+        states.append((hidden[:, -1:] if positions == "last" else hidden).flatten(0, 1))
+    return torch.cat(states)
 
 
 def groups_of_text(blocks: TokenBlocks, positions: str = "all") -> Tensor:

@@ -60,7 +60,7 @@ def to_avoid(exclude: Iterable[TokenBlocks | Set[int]]) -> Set[int]:
     Raises:
         InputError: of some blocks only the tokens are known.
     """
-    found: set[int] = set()
+    avoided: set[int] = set()
     for other in exclude:
         sources = other.sources if isinstance(other, TokenBlocks) else other
         if sources is None:
@@ -68,8 +68,8 @@ def to_avoid(exclude: Iterable[TokenBlocks | Set[int]]) -> Set[int]:
                 f"Only the tokens of {getattr(other, 'corpus', 'a corpus')} are known, so its text "
                 "cannot be left out of another: make it by corpora.blocks."
             )
-        found |= sources
-    return found
+        avoided |= sources
+    return avoided
 
 
 def apart_from(avoided: Set[int], documents: Iterable[str]) -> Iterator[str]:

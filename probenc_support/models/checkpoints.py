@@ -90,10 +90,10 @@ class TrainingRun:
 
     def weights(self, step: int) -> dict[str, Tensor]:
         """All trained tensors of a checkpoint by name, float32; buffers are left out."""
-        found = files.read(self.folder(step))
-        if not found:
+        tensors = files.read(self.folder(step))
+        if not tensors:
             raise InputError(f"{self.name} has no weights at step {step}.")
-        return {name: tensor.float() for name, tensor in found.items()}
+        return {name: tensor.float() for name, tensor in tensors.items()}
 
     def embedding(self, step: int) -> Tensor:
         """E [V, d] of a checkpoint, float32; of a safetensors file, only its bytes are fetched."""
@@ -151,8 +151,8 @@ def record(run: TrainingRun) -> dict[str, Any]:
     """
     if not run.local or not (Path(run.source) / "training.json").is_file():
         return {}
-    found = training.record(Path(run.source))
-    return found if "recipe" in found else {}
+    left = training.record(Path(run.source))
+    return left if "recipe" in left else {}
 
 
 def seeds(name: str, first: int, count: int) -> list[int]:
@@ -168,8 +168,8 @@ def _run(name: str, source: str, revisions: Sequence[str], *, local: bool) -> Tr
     # A run in several stages counts its steps anew in each: the first stage is the long one.
     first_stage = [revision for revision in revisions if revision.startswith("stage1-")]
     for revision in first_stage or revisions:
-        if found := re.search(r"(?:step|checkpoint|iter)[-_]?(\d+)", revision):
-            by_step.setdefault(int(found[1]), revision)
+        if match := re.search(r"(?:step|checkpoint|iter)[-_]?(\d+)", revision):
+            by_step.setdefault(int(match[1]), revision)
     if len(by_step) < 3:
         raise InputError(
             f"{name} has {len(by_step)} checkpoints named step<n> or checkpoint-<n>, and training "
@@ -269,11 +269,11 @@ def distinct(
     return run.select(set(run.steps) - set(repeats)), dict(sorted(repeats.items()))
 
 
-def _digest(found: dict[str, Tensor]) -> str:
+def _digest(tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
-    for name in sorted(found):
+    for name in sorted(tensors):
         digest.update(name.encode())
-        digest.update(found[name].contiguous().numpy().tobytes())
+        digest.update(tensors[name].contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -334,8 +334,8 @@ def _fetched_embedding(hub_id: str, folder: Path, revision: str) -> Tensor:
         path = f"{hub_id}@{revision}/{file}"
         if file is not None and remote.exists(path):
             with remote.open(path, "rb", block_size=2**20) as stream:
-                if (found := read_tensor(stream, wanted)) is not None:
-                    return found
+                if (E := read_tensor(stream, wanted)) is not None:
+                    return E
     except Exception as error:
         raise InputError(hub.hub_message(error, hub_id, revision)) from error
     # An early checkpoint may exist as a pickle only, of which no part can be had.

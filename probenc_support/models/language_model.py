@@ -182,8 +182,8 @@ def hidden_states(lm: LanguageModel, input_ids: Tensor) -> Tensor:
 def logits(lm: LanguageModel, input_ids: Tensor) -> Tensor:
     """[B, T, V] logits of the model's own forward pass, as it stands; input_ids as above."""
     ids = with_first_token(lm, input_ids)
-    found: Tensor = lm.model(input_ids=ids.to(_reads_at(lm)), use_cache=False).logits
-    return found[:, ids.shape[1] - input_ids.shape[1] :]
+    scores: Tensor = lm.model(input_ids=ids.to(_reads_at(lm)), use_cache=False).logits
+    return scores[:, ids.shape[1] - input_ids.shape[1] :]
 
 
 def _reads_at(lm: LanguageModel) -> torch.device:

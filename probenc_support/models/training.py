@@ -297,8 +297,8 @@ def _check_same(folder: Path, recipe: Recipe, text: Text, seed: int) -> None:
     mine = {"recipe": asdict(recipe), "text": text.hash, "seed": seed, "version": VERSION}
     path = folder / "recipe.json"
     if not path.is_file():
-        found = folder.iterdir() if folder.is_dir() else ()
-        if any(not path.name.startswith(".tmp-") for path in found):
+        there = folder.iterdir() if folder.is_dir() else ()
+        if any(not path.name.startswith(".tmp-") for path in there):
             raise InputError(
                 f"{folder} holds files that no training run of this project wrote: name another "
                 "folder, which may be new or empty."
@@ -356,12 +356,12 @@ def record(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{folder} holds no complete training run of this project.")
     try:
-        found: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
+        facts: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise InputError(
             f"{path} cannot be read as the record of a training run; remove it, or train again."
         ) from error
-    return found
+    return facts
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -403,10 +403,10 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _summary(folder: Path) -> str:
-    found = record(folder)
-    speed = found["tokens"] / found["seconds"]
+    facts = record(folder)
+    speed = facts["tokens"] / facts["seconds"]
     return (
-        f"{found['recipe']['name']} (seed {found['seed']}): {found['n_parameters']:,} parameters, "
-        f"{found['tokens']:,} tokens in {_duration(found['seconds'])} ({speed:,.0f} tokens/s on "
-        f"{found['device']}), last loss {np.mean(found['losses'][-10:]):.2f} nats; {folder}"
+        f"{facts['recipe']['name']} (seed {facts['seed']}): {facts['n_parameters']:,} parameters, "
+        f"{facts['tokens']:,} tokens in {_duration(facts['seconds'])} ({speed:,.0f} tokens/s on "
+        f"{facts['device']}), last loss {np.mean(facts['losses'][-10:]):.2f} nats; {folder}"
     )

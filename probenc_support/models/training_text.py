@@ -81,13 +81,13 @@ def train_tokenizer(documents: list[str], vocabulary: int) -> PreTrainedTokenize
 
 
 def documents_of(corpus: str, characters: int) -> list[str]:
-    found, length = [], 0
+    documents, length = [], 0
     for document in corpora.stream(corpus):
-        found.append(document)
+        documents.append(document)
         length += len(document)
         if length >= characters:
             break
-    return found
+    return documents
 
 
 def hash_of(*several: list[str]) -> str:
@@ -157,13 +157,13 @@ def _write_text(folder: Path, documents: list[str], recipe: Recipe, corpus: str)
 def _first_tokens(
     tokenizer: PreTrainedTokenizerFast, documents: list[str], wanted: int
 ) -> NDArray[np.int64]:
-    found, count = [], 0
+    parts, count = [], 0
     for ids in encoding.encode_documents(tokenizer, documents):
-        found.append(ids)
+        parts.append(ids)
         count += len(ids)
         if count >= wanted:
             break
-    return np.concatenate([*found, np.zeros(0, dtype=np.int64)])[:wanted]
+    return np.concatenate([*parts, np.zeros(0, dtype=np.int64)])[:wanted]
 
 
 def _read_sources(folder: Path) -> frozenset[int]:

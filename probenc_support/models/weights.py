@@ -76,8 +76,8 @@ def weight_map(folder: Path, single: str) -> dict[str, str]:
     """
     path = index_of(folder, single)
     try:
-        found: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-        return {str(name): str(file) for name, file in found.items()}
+        files: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        return {str(name): str(file) for name, file in files.items()}
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise InputError(f"{path} cannot be read; fetch the model again.") from error
 
@@ -225,24 +225,24 @@ def _head_names(config: str) -> HeadNames:
 def _names_of(model: Any, module: Any) -> tuple[str, ...]:
     """Names of a module's weight, with and without the prefix of the body."""
     prefix = f"{model.base_model_prefix}."
-    found = [f"{name}.weight" for name, each in model.named_modules() if each is module]
-    return tuple(dict.fromkeys([*found, *(name.removeprefix(prefix) for name in found)]))
+    weights = [f"{name}.weight" for name, each in model.named_modules() if each is module]
+    return tuple(dict.fromkeys([*weights, *(name.removeprefix(prefix) for name in weights)]))
 
 
 def _bare(names: Collection[str]) -> list[str]:
     return [name.removesuffix(".weight") for name in names]
 
 
-def head_of(found: dict[str, Tensor], names: HeadNames) -> Tensor:
+def head_of(tensors: dict[str, Tensor], names: HeadNames) -> Tensor:
     """E [V, d] float32 among the tensors of a checkpoint.
 
     Raises:
         InputError: it is not among them.
     """
-    if name := names.find(found):
-        return found[name].float()
+    if name := names.find(tensors):
+        return tensors[name].float()
     raise InputError(
-        f"None of the tensors {', '.join(list(found)[:5])}, ... is the output embedding, which "
+        f"None of the tensors {', '.join(list(tensors)[:5])}, ... is the output embedding, which "
         f"this architecture calls {names.head[0]}; fetch the checkpoint again."
     )
 

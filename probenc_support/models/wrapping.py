@@ -125,13 +125,13 @@ def _present(head: torch.nn.Linear, name: str) -> tuple[Tensor, Tensor | None]:
     """
     if head.weight.device.type != "meta":
         return head.weight, head.bias
-    found = {key: _offloaded(head, key) for key, _ in head.named_parameters()}
-    if any(tensor is None for tensor in found.values()):
+    stored = {key: _offloaded(head, key) for key, _ in head.named_parameters()}
+    if any(tensor is None for tensor in stored.values()):
         raise InputError(
             f"The output embedding of {name} has no weights in memory (it is on the device "
             "'meta'); load the model without offloading, or on a machine with more memory."
         )
-    return found["weight"].clone(), found.get("bias")
+    return stored["weight"].clone(), stored.get("bias")
 
 
 def _offloaded(module: torch.nn.Module, key: str) -> Any:

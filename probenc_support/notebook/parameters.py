@@ -220,7 +220,7 @@ def _leftovers(namespace: Mapping[str, Any], kinds: Mapping[str, Kind]) -> set[s
     history = [code for code in namespace.get("In", [])[:-1] if isinstance(code, str)]
     checks = [i for i, code in enumerate(history) if "parameters.check(" in code]
     assigned = [_assigned(code) for code in history]
-    starts = [i for i, found in enumerate(assigned) if SHARED.keys() <= found]
+    starts = [i for i, names_of_cell in enumerate(assigned) if SHARED.keys() <= names_of_cell]
     if not (checks and starts):
         return set()
     stop = min((i for i in checks if i > starts[-1]), default=len(history))

@@ -77,12 +77,12 @@ def source(notebook: str) -> Path:
     if path.suffix == ".ipynb" and path.is_file():
         return path.resolve()
     known = notebooks()
-    found = [name for name in known if name == notebook or name.split("_")[0] == notebook]
-    if not found:
+    meant = [name for name in known if name == notebook or name.split("_")[0] == notebook]
+    if not meant:
         raise InputError(
             f"There is no notebook {notebook!r}; choose from {', '.join(known) or 'none'}."
         )
-    return ROOT / "notebooks" / f"{found[0]}.ipynb"
+    return ROOT / "notebooks" / f"{meant[0]}.ipynb"
 
 
 def run(

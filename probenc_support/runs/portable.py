@@ -40,7 +40,7 @@ def remover(root: Path, given: Iterable[Any]) -> Callable[[Any], Any]:
     def clean(text: str) -> str:
         # The code of a drawing may contain the letters of a path by chance; it is left as it is.
         parts = _DRAWING.split(text)
-        parts[::2] = [pattern.sub(lambda found: places[found.group()], part) for part in parts[::2]]
+        parts[::2] = [pattern.sub(lambda place: places[place.group()], part) for part in parts[::2]]
         return "".join(parts)
 
     def walk(value: Any) -> Any:

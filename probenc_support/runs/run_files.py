@@ -150,8 +150,8 @@ def _is_draft(path: Path) -> bool:
 
 def _metadata(page: Path) -> Mapping[str, Any] | None:
     metadata = read_object(page).get("metadata")
-    found = metadata.get("probenc") if isinstance(metadata, dict) else None
-    return found if isinstance(found, dict) else None
+    own = metadata.get("probenc") if isinstance(metadata, dict) else None
+    return own if isinstance(own, dict) else None
 
 
 def _not_ours(path: Path) -> str:
