@@ -59,7 +59,7 @@ def model_path(name: str) -> Path | None:
 def tell_which(name: str, what: str) -> None:
     """Says on stderr, once, that a name means this and not a file or folder of the same name."""
     print(
-        f"{name} means {what}, not what lies in this folder; write ./{name} for that.",
+        f"{name} means {what}, not what lies in this folder; write ./{name} for the latter.",
         file=sys.stderr,
     )
 

@@ -566,7 +566,7 @@ def test_files_that_are_no_corpus(tmp_path: Path, content: bytes, message: str) 
     [
         ("no-such-file.txt", "no corpus 'no-such-file.txt'"),
         ("docstrings:nope", "no corpus docstrings:nope"),
-        ("hf:missing-parts", "reads hf:name/config:split:column"),
+        ("hf:missing-parts", "as hf:name/config:split:column does"),
         ("Docstrings", r"did you mean docstrings\?"),
         ("python_manual", r"did you mean python-manual\?"),
         ("Docstrings:SciPy", r"did you mean docstrings:scipy\?"),

@@ -82,7 +82,7 @@ def stream(corpus: str) -> Iterator[str]:
     if corpus in built_in() and _path(corpus):
         warnings.warn(
             f"The built-in corpus {corpus} is read, not the file or folder of that name here; "
-            f"write ./{corpus} for that.",
+            f"write ./{corpus} for the latter.",
             stacklevel=2,
         )
     if (own := built_in_texts.documents(corpus)) is not None:
