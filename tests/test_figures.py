@@ -69,3 +69,18 @@ def test_bars_stand_side_by_side_with_their_values_and_intervals() -> None:
     assert all(a[1] <= b[0] + 1e-9 for a, b in itertools.pairwise(starts)), "no overlap"
     assert len({p.get_hatch() for p in axes.patches}) == 2, "print has no colour"
     assert [t.get_text() for t in axes.get_xticklabels()] == ["a", "b"]
+
+
+@pytest.mark.parametrize("n", [10, 5000])
+def test_a_cloud_shows_every_point_and_nothing_else(n: int) -> None:
+    x = np.linspace(0.0, 1.0, n)
+    figure = figures.cloud(x, x**2, xlabel="x", ylabel="y", counted="tokens")
+    axes = figure.axes[0]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("x", "y")
+    if n > 2000:
+        assert axes.collections[0].get_array().sum() == n
+        assert figure.axes[1].get_ylabel() == "tokens"
+        assert not axes.get_lines()
+    else:
+        (points,) = axes.get_lines()
+        np.testing.assert_allclose(points.get_ydata(), x**2)

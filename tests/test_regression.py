@@ -442,3 +442,14 @@ def test_equals_statsmodels_on_a_real_embedding(real_lm):
         + (E.double() @ torch.linspace(-1.0, 1.0, E.shape[1]).double()).numpy()
     )
     assert_equals_statsmodels(fit(E, y), ols(E.double().numpy(), y), rtol=1e-8)
+
+
+def test_second_moments_of_a_design_are_those_of_its_rows():
+    rng = np.random.default_rng(3)
+    E = rng.normal(size=(50, 4)) @ rng.normal(size=(4, 4)) + 2.0
+    design = Design.of(E)
+    np.testing.assert_allclose(design.covariance, np.cov(E.T, ddof=0))
+    np.testing.assert_allclose(design.standard_deviations, E.std(axis=0, ddof=1))
+    rest = design.without(np.arange(10))
+    np.testing.assert_allclose(rest.covariance, np.cov(E[10:].T, ddof=0))
+    np.testing.assert_allclose(rest.standard_deviations, E[10:].std(axis=0, ddof=1))
