@@ -32,38 +32,38 @@ def spread(lm, h):
 
 def test_a_model_beside_itself_gains_nothing(read):
     lm, blocks, detection, design = read
-    found = BesideUntrained.of(lm, lm, blocks, detection, design, scales=SCALES)
-    assert found.spread_untrained == pytest.approx(found.spread)
-    np.testing.assert_allclose(found.r2_matched, found.trained.r2_adj, rtol=1e-6)
-    assert found.metrics()["r2_above_untrained"] == pytest.approx(0.0, abs=1e-6)
-    assert found.r2_of_trained_rows(design) == pytest.approx(found.trained.r2_at(1.0), rel=1e-6)
+    beside = BesideUntrained.of(lm, lm, blocks, detection, design, scales=SCALES)
+    assert beside.spread_untrained == pytest.approx(beside.spread)
+    np.testing.assert_allclose(beside.r2_matched, beside.trained.r2_adj, rtol=1e-6)
+    assert beside.metrics()["r2_above_untrained"] == pytest.approx(0.0, abs=1e-6)
+    assert beside.r2_of_trained_rows(design) == pytest.approx(beside.trained.r2_at(1.0), rel=1e-6)
 
 
 def test_twins_logits_are_made_to_spread_as_the_models_do(read):
     lm, blocks, detection, design = read
     twin = untrained.twin(lm, seed=1)
-    found = BesideUntrained.of(lm, twin, blocks, detection, design, scales=SCALES)
+    beside = BesideUntrained.of(lm, twin, blocks, detection, design, scales=SCALES)
     chosen = beside_untrained.blocks_to_compare(40, 32)
     assert len(chosen) == 512 // 32
     h, own = (inference.read(one, blocks.ids[chosen]) for one in (lm, twin))
-    assert found.n_positions == len(h) == 512
-    assert found.spread == pytest.approx(spread(lm, h), rel=1e-5)
-    assert found.spread_untrained == pytest.approx(spread(twin, own), rel=1e-5)
-    np.testing.assert_allclose(found.spreads, [found.spread * s for s in SCALES])
-    stretch = found.spread / found.spread_untrained
+    assert beside.n_positions == len(h) == 512
+    assert beside.spread == pytest.approx(spread(lm, h), rel=1e-5)
+    assert beside.spread_untrained == pytest.approx(spread(twin, own), rel=1e-5)
+    np.testing.assert_allclose(beside.spreads, [beside.spread * s for s in SCALES])
+    stretch = beside.spread / beside.spread_untrained
     for k, scale in enumerate(SCALES):
-        assert spread(twin, stretch * scale * own) == pytest.approx(found.spreads[k], rel=1e-5)
+        assert spread(twin, stretch * scale * own) == pytest.approx(beside.spreads[k], rel=1e-5)
         for one, states, r2 in (
-            (lm, scale * h, found.trained.r2_adj[k]),
-            (twin, stretch * scale * own, found.r2_matched[k]),
+            (lm, scale * h, beside.trained.r2_adj[k]),
+            (twin, stretch * scale * own, beside.r2_matched[k]),
         ):
             fit = regression.fit(one.head.rows, -one.head.log_mean_p(states))
             assert r2 == pytest.approx(fit.r2_adj, rel=1e-4)
     as_it_comes = regression.fit(twin.head.rows, -twin.head.log_mean_p(own))
-    assert found.r2_as_it_comes == pytest.approx(as_it_comes.r2_adj, rel=1e-4)
-    assert found.r2_matched_at(1.0) == found.r2_matched[1]
-    y = found.y_matched
-    assert regression.r2_of(y, found.fitted_matched()) == pytest.approx(
+    assert beside.r2_as_it_comes == pytest.approx(as_it_comes.r2_adj, rel=1e-4)
+    assert beside.r2_matched_at(1.0) == beside.r2_matched[1]
+    y = beside.y_matched
+    assert regression.r2_of(y, beside.fitted_matched()) == pytest.approx(
         regression.fit(twin.head.rows, y).r2
     )
 
@@ -71,12 +71,12 @@ def test_twins_logits_are_made_to_spread_as_the_models_do(read):
 def test_rows_of_one_network_say_little_of_the_probabilities_of_another(read):
     lm, blocks, detection, design = read
     twin = untrained.twin(lm, seed=1)
-    found = BesideUntrained.of(lm, twin, blocks, detection, design, scales=SCALES)
+    beside = BesideUntrained.of(lm, twin, blocks, detection, design, scales=SCALES)
     larger = max(
-        regression.fit(lm.head.rows, y).r2_adj for y in (found.untrained.y[0], found.y_matched)
+        regression.fit(lm.head.rows, y).r2_adj for y in (beside.untrained.y[0], beside.y_matched)
     )
-    assert found.r2_of_trained_rows(design) == pytest.approx(larger)
-    assert larger < 0.5 * found.r2_matched_at(1.0)
+    assert beside.r2_of_trained_rows(design) == pytest.approx(larger)
+    assert larger < 0.5 * beside.r2_matched_at(1.0)
 
 
 @pytest.mark.parametrize(

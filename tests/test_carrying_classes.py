@@ -32,17 +32,19 @@ def test_slope_of_the_bound_is_what_differentiation_gives():
     (slope,) = torch.autograd.grad(classes.y_bound(Head(E, b)).sum(), E)
     carried = classes.carried(Head(E.detach(), b))
     torch.testing.assert_close(carrying_classes.slopes(classes, carried), slope)
-    found = Carrying.of(Head(E.detach(), b), classes)
-    torch.testing.assert_close(found.mean_slope, slope.mean(dim=0))
+    carrying = Carrying.of(Head(E.detach(), b), classes)
+    torch.testing.assert_close(carrying.mean_slope, slope.mean(dim=0))
 
 
 def test_one_class_carries_everything_and_its_slope_is_minus_the_mean_hidden_state():
     E, b, h, z, y = problem()
     head = Head(E, b)
     one = ContextClasses.of(h, z, torch.zeros(len(h), dtype=torch.int64))
-    found = Carrying.of(head, one)
-    assert (found.effective, found.n_for_90, found.positions_for_90) == (1.0, 1, 1.0)
-    torch.testing.assert_close(found.mean_slope, -h.mean(dim=0))
+    carrying = Carrying.of(head, one)
+    assert (carrying.effective, carrying.n_for_90, carrying.positions_for_90) == (1.0, 1, 1.0)
+    torch.testing.assert_close(carrying.mean_slope, -h.mean(dim=0))
     # So its direction with one intercept is the bound of one class with one intercept.
     bound = one.y_bound(head)
-    torch.testing.assert_close(theory.along(head, found.mean_slope, y), bound + (y - bound).mean())
+    torch.testing.assert_close(
+        theory.along(head, carrying.mean_slope, y), bound + (y - bound).mean()
+    )

@@ -29,8 +29,8 @@ def test_classes_in_words():
 def test_texts_of_ids_are_the_tokens_and_nothing_where_there_is_none():
     lm = tiny.language_model("untied")
     ids = lm.tokens[[40, 41]]
-    found = classes_in_words.texts_of(lm, torch.cat([ids, torch.tensor([-1])]))
-    assert found == [lm.token_text(int(ids[0])), lm.token_text(int(ids[1])), ""]
+    texts = classes_in_words.texts_of(lm, torch.cat([ids, torch.tensor([-1])]))
+    assert texts == [lm.token_text(int(ids[0])), lm.token_text(int(ids[1])), ""]
 
 
 def test_the_last_token_read_is_that_of_the_position():

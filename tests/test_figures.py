@@ -84,3 +84,29 @@ def test_a_cloud_shows_every_point_and_nothing_else(n: int) -> None:
     else:
         (points,) = axes.get_lines()
         np.testing.assert_allclose(points.get_ydata(), x**2)
+
+
+@pytest.mark.parametrize(
+    ("ends", "labels"),
+    [((0.2, 6.0), ["0.2", "0.5", "1", "2", "5"]), ((16, 20_000), ["100", "1,000", "10,000"])],
+)
+def test_a_short_logarithmic_axis_has_plain_numbers_that_do_not_overlap(
+    ends: tuple[float, float], labels: list[str]
+) -> None:
+    series = {"one": figures.Curve(ends, [1.0, 2.0])}
+    figure = figures.curves(series, xscale="log", xlim=ends, yscale="log", ylim=(1e-9, 10.0))
+    figure.canvas.draw()
+    (axes,) = figure.axes
+    shown = [t for t in axes.get_xticklabels() if ends[0] <= t.get_position()[0] <= ends[1]]
+    assert [t.get_text() for t in shown] == labels
+    assert not any(t.get_text() for t in axes.get_xticklabels(minor=True))
+    boxes = [t.get_window_extent() for t in shown]
+    assert all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
+    assert "10^{" in axes.get_yticklabels()[1].get_text(), "a long axis keeps its powers of ten"
+
+
+def test_ticks_that_are_given_stay_where_they_are() -> None:
+    x = [1, 4, 16, 64]
+    figure = figures.curves({"one": figures.Curve(x, x)}, xscale="log", xticks=x)
+    figure.canvas.draw()
+    assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["1", "4", "16", "64"]

@@ -37,11 +37,11 @@ def test_the_table_has_every_token_and_how_often_it_occurs(style):
 
 def test_groups_are_kinds_and_the_tokens_that_the_text_has_not():
     table = planted()
-    found = residuals.by_kind(table)
-    assert set(found.index) == {"word start", "digits", residuals.NEVER_SEEN}
-    assert found["tokens"].is_monotonic_decreasing
-    assert found["tokens"].sum() == len(table)
-    for name, row in found.iterrows():
+    kinds = residuals.by_kind(table)
+    assert set(kinds.index) == {"word start", "digits", residuals.NEVER_SEEN}
+    assert kinds["tokens"].is_monotonic_decreasing
+    assert kinds["tokens"].sum() == len(table)
+    for name, row in kinds.iterrows():
         own = [
             r.residual
             for r in table.itertuples()
@@ -52,7 +52,7 @@ def test_groups_are_kinds_and_the_tokens_that_the_text_has_not():
         assert row["rms_residual"] == pytest.approx(np.sqrt(np.mean(np.square(own))))
     # A kind whose residuals are shifted shows it, and the others do not.
     shifted = table.assign(residual=table["residual"] + 5.0 * (table["kind"] == "digits"))
-    moved = residuals.by_kind(shifted)["mean_residual"] - found["mean_residual"]
+    moved = residuals.by_kind(shifted)["mean_residual"] - kinds["mean_residual"]
     assert moved["digits"] == pytest.approx(5.0)
     assert moved["word start"] == pytest.approx(0.0)
 
@@ -81,6 +81,6 @@ def test_values_that_many_tokens_share_make_fewer_classes():
 
 def test_the_furthest_tokens_come_from_both_ends():
     table = planted(50)
-    found = residuals.furthest(table, 3)["residual"].tolist()
+    shown = residuals.furthest(table, 3)["residual"].tolist()
     values = sorted(table["residual"])
-    assert found == values[:3] + values[-3:]
+    assert shown == values[:3] + values[-3:]

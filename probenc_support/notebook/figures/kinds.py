@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib import ticker
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
 from probenc_support.notebook.figures.style import GREY, LINES, MARKERS, PALETTE, PANEL, panel
@@ -131,11 +133,28 @@ def curves(
     for k, (label, level) in enumerate((levels or {}).items()):
         axes.axhline(level, color=GREY, linewidth=0.8, linestyle=LINES[k], label=label)
     axes.set(**settings)
+    for axis in (axes.xaxis, axes.yaxis):
+        _label_in_plain_numbers(axis)
     if legend == "below":
         figure.legend(loc="outside lower center", ncols=2)
     elif legend:
         _legend(axes, legend)
     return figure
+
+
+def _label_in_plain_numbers(axis: Axis) -> None:
+    """Labels a logarithmic axis from 0.01 to 100,000 or less with plain numbers, not powers of 10.
+
+    Where it spans few powers of ten, 2 and 5 times them are labelled as well.
+    """
+    low, high = sorted(axis.get_view_interval())
+    if axis.get_scale() != "log" or not 0.01 <= low < high <= 1e5:
+        return
+    if isinstance(axis.get_major_locator(), ticker.LogLocator):
+        steps = (1.0, 2.0, 5.0) if high < 200 * low else (1.0,)
+        axis.set_major_locator(ticker.LogLocator(subs=steps))
+    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,g}"))
+    axis.set_minor_formatter(ticker.NullFormatter())
 
 
 def bars(
