@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from probenc_support import regression, theory
+from probenc_support import moments, regression, theory
 from probenc_support.head import Head
 
 
@@ -108,3 +108,16 @@ def test_table_of_orders_judges_each_with_and_without_an_intercept():
         row = table.loc[order]
         assert row["r2"] == pytest.approx(float(1 - error.square().mean() / total))
         assert row["r2_one_intercept"] == pytest.approx(float(1 - error.var(correction=0) / total))
+
+
+def test_second_moments_are_those_of_loops_over_rows_and_positions():
+    E, _, h, _ = head()
+    along = moments.variances_along(moments.Moments.of(h).cov, E)
+    for row, variance in zip(E, along, strict=True):
+        assert float(variance) == pytest.approx(float((h @ row).var(correction=0)))
+    label = torch.arange(len(h)) % 7
+    sums = moments.sums_by_label(h.float(), label, 9)
+    assert (sums.dtype, sums.shape) == (torch.float64, (9, 4))
+    for k in range(9):
+        expected = h.float()[label == k].double().sum(dim=0)
+        torch.testing.assert_close(sums[k], expected)

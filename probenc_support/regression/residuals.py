@@ -47,8 +47,13 @@ def by_kind(table: pd.DataFrame) -> pd.DataFrame:
         table: see `token_table`; only its kind, count and residual are read.
     """
     group = table["kind"].where(table["count"] > 0, NEVER_SEEN).rename("group")
-    means = table.groupby(group)["residual"].agg(
-        tokens="size", mean_residual="mean", rms_residual=lambda r: np.sqrt((r**2).mean())
+    residual = table["residual"]
+    means = pd.DataFrame(
+        {
+            "tokens": residual.groupby(group).size(),
+            "mean_residual": residual.groupby(group).mean(),
+            "rms_residual": residual.pow(2).groupby(group).mean().pow(0.5),
+        }
     )
     return means.sort_values("tokens", ascending=False)
 
@@ -66,7 +71,7 @@ def means_of_quantiles(table: pd.DataFrame, n: int = 20) -> Array:
         [k, 2] by rising measured value; k is n, or less where many tokens share a value.
     """
     measured = table["minus_log_a"]
-    edges = np.unique(np.quantile(measured, np.linspace(0, 1, n + 1)))
+    edges = np.unique(np.quantile(measured, np.linspace(0, 1, n + 1))).tolist()
     classes = table.groupby(pd.cut(measured, edges, include_lowest=True), observed=True)
     return np.asarray(classes[["minus_log_a", "residual"]].mean(), dtype=np.float64)
 

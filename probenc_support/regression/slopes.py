@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from scipy import stats
 
+from probenc_support.moments import sums_by_label
 from probenc_support.regression.arrays import Array, Matrix, as_array, as_tensor
 from probenc_support.regression.fits import Interval, LinearFit
 from probenc_support.regression.linear_fit import Design
@@ -53,10 +54,8 @@ def correlation_with_mean_hidden(
         h: [N, d] hidden states; group: [N] document of each position.
         draws: [B, G] how often each document counts in each draw, the same as of the slopes.
     """
-    states, labels = as_tensor(h).double(), as_tensor(group)
-    times = as_tensor(draws).double()
-    sums = torch.zeros(times.shape[1], states.shape[1], dtype=torch.float64)
-    sums.index_add_(0, labels, states)
+    labels, times = as_tensor(group), as_tensor(draws).double()
+    sums = sums_by_label(as_tensor(h), labels, times.shape[1])
     sizes = torch.bincount(labels, minlength=len(sums)).double()
     weights = torch.cat([torch.ones(1, len(sums), dtype=torch.float64), times])
     means = weights @ sums / (weights @ sizes)[:, None]

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from probenc_support.errors import InputError
 from probenc_support.head import Head
-from probenc_support.precision import wide
+from probenc_support.moments import sums_by_label
+from probenc_support.precision import wide, wide_device
 
 _ROWS = 8192
 
@@ -47,12 +48,11 @@ class ContextClasses:
         """
         if len(label) != len(h) or not len(h):
             raise InputError(f"{len(label)} labels do not fit {len(h)} positions.")
-        states, levels = wide(h), wide(z)
-        _, numbered = torch.unique(label.to(states.device), return_inverse=True)
+        device = wide_device(h.device)
+        _, numbered = torch.unique(label.to(device), return_inverse=True)
         counts = torch.bincount(numbered).double()
-        sums = torch.zeros(len(counts), states.shape[1], dtype=states.dtype, device=states.device)
-        mean_h = sums.index_add_(0, numbered, states) / counts[:, None]
-        mean_z = torch.bincount(numbered, weights=levels.to(states.device)) / counts
+        mean_h = sums_by_label(h, numbered, len(counts)) / counts[:, None]
+        mean_z = torch.bincount(numbered, weights=wide(z).to(device)) / counts
         return cls(numbered, counts / counts.sum(), mean_h, mean_z)
 
     @property

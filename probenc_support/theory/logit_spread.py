@@ -17,6 +17,7 @@ from torch import Tensor
 
 from probenc_support import regression
 from probenc_support.head import Head
+from probenc_support.moments import variances_along
 from probenc_support.precision import wide
 from probenc_support.regression import Design, Interval
 from probenc_support.regression.arrays import Array
@@ -41,8 +42,7 @@ def spread_over_tokens(cov: Tensor, h: Tensor) -> float:
         cov: [d, d] covariance of the rows of E over the tokens; h: [N, d]. The bias of a head is
             left out, since a scale of h does not change it.
     """
-    states = wide(h)
-    return float((states @ wide(cov).to(states.device) * states).sum(dim=1).mean().sqrt())
+    return float(variances_along(wide(cov), h).mean().sqrt())
 
 
 @torch.inference_mode()

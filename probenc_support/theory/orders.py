@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from probenc_support.head import Head
-from probenc_support.moments import Moments, covariance
+from probenc_support.moments import Moments, covariance, variances_along
 from probenc_support.precision import wide
 from probenc_support.regression import r2_of
 
@@ -78,9 +78,7 @@ def log_probability_variance(E: Tensor, h: Tensor, z: Tensor) -> Tensor:
         [n] float64, nats squared.
     """
     S, cross = Moments.of(h).cov, covariance(h, z)
-    quadratic = torch.cat(
-        [((part := rows.double()) @ S * part).sum(dim=1) for rows in E.split(8192)]
-    )
+    quadratic = variances_along(S, E)
     return quadratic - 2 * _rows_times(E, cross[:, None])[:, 0] + z.double().var(correction=0)
 
 
