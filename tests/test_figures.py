@@ -69,3 +69,44 @@ def test_bars_stand_side_by_side_with_their_values_and_intervals() -> None:
     assert all(a[1] <= b[0] + 1e-9 for a, b in itertools.pairwise(starts)), "no overlap"
     assert len({p.get_hatch() for p in axes.patches}) == 2, "print has no colour"
     assert [t.get_text() for t in axes.get_xticklabels()] == ["a", "b"]
+
+
+@pytest.mark.parametrize("n", [10, 5000])
+def test_a_cloud_shows_every_point_and_nothing_else(n: int) -> None:
+    x = np.linspace(0.0, 1.0, n)
+    figure = figures.cloud(x, x**2, xlabel="x", ylabel="y", counted="tokens")
+    axes = figure.axes[0]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("x", "y")
+    if n > 2000:
+        assert axes.collections[0].get_array().sum() == n
+        assert figure.axes[1].get_ylabel() == "tokens"
+        assert not axes.get_lines()
+    else:
+        (points,) = axes.get_lines()
+        np.testing.assert_allclose(points.get_ydata(), x**2)
+
+
+@pytest.mark.parametrize(
+    ("ends", "labels"),
+    [((0.2, 6.0), ["0.2", "0.5", "1", "2", "5"]), ((16, 20_000), ["100", "1,000", "10,000"])],
+)
+def test_a_short_logarithmic_axis_has_plain_numbers_that_do_not_overlap(
+    ends: tuple[float, float], labels: list[str]
+) -> None:
+    series = {"one": figures.Curve(ends, [1.0, 2.0])}
+    figure = figures.curves(series, xscale="log", xlim=ends, yscale="log", ylim=(1e-9, 10.0))
+    figure.canvas.draw()
+    (axes,) = figure.axes
+    shown = [t for t in axes.get_xticklabels() if ends[0] <= t.get_position()[0] <= ends[1]]
+    assert [t.get_text() for t in shown] == labels
+    assert not any(t.get_text() for t in axes.get_xticklabels(minor=True))
+    boxes = [t.get_window_extent() for t in shown]
+    assert all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
+    assert "10^{" in axes.get_yticklabels()[1].get_text(), "a long axis keeps its powers of ten"
+
+
+def test_ticks_that_are_given_stay_where_they_are() -> None:
+    x = [1, 4, 16, 64]
+    figure = figures.curves({"one": figures.Curve(x, x)}, xscale="log", xticks=x)
+    figure.canvas.draw()
+    assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["1", "4", "16", "64"]

@@ -3,6 +3,7 @@
 from probenc_support.notebook.figures.kinds import (
     Curve,
     bars,
+    cloud,
     curves,
     equality,
     lines,
@@ -29,6 +30,7 @@ __all__ = [
     "WIDE",
     "Curve",
     "bars",
+    "cloud",
     "curves",
     "equality",
     "lines",

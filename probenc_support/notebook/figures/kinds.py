@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib import ticker
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
 from probenc_support.notebook.figures.style import GREY, LINES, MARKERS, PALETTE, PANEL, panel
@@ -38,6 +40,28 @@ class Curve:
         return cls(np.arange(1, len(values) + 1), values, **settings)
 
 
+def cloud(
+    x: Any, y: Any, *, counted: str = "", size: tuple[float, float] = PANEL, **settings: Any
+) -> Figure:
+    """One panel of points or, where they are many, of how many lie in each hexagon.
+
+    Args:
+        x: [n]; y: [n].
+        counted: what a colour bar counts, such as `tokens`; empty: there is no colour bar.
+        settings: of the axes, for instance `xlabel`.
+    """
+    figure, axes = panel(size)
+    x, y = (np.asarray(values, dtype=np.float64) for values in (x, y))
+    if len(x) > _MANY:
+        grid = axes.hexbin(x, y, gridsize=60, bins="log", mincnt=1, linewidths=0.1)
+        if counted:
+            figure.colorbar(grid, label=counted)
+    else:
+        axes.plot(x, y, "o", markersize=3, alpha=0.6, color=PALETTE[0], rasterized=True)
+    axes.set(**settings)
+    return figure
+
+
 def measured_against_predicted(
     predicted: Any,
     measured: Any,
@@ -48,23 +72,18 @@ def measured_against_predicted(
     counted: str = "",
     size: tuple[float, float] = PANEL,
 ) -> Figure:
-    """One panel: points or, where they are many, how many lie in each hexagon; dashed: equal.
+    """A `cloud` with a dashed line where both values are equal.
 
     Args:
         predicted: [n] on the horizontal axis; measured: [n] on the vertical one.
         legend: where it stands; empty: there is none.
-        counted: what a colour bar counts, such as `tokens`; empty: there is no colour bar.
+        counted: see `cloud`.
     """
-    figure, axes = panel(size)
-    x, y = (np.asarray(values, dtype=np.float64) for values in (predicted, measured))
-    if len(x) > _MANY:
-        grid = axes.hexbin(x, y, gridsize=60, bins="log", mincnt=1, linewidths=0.1)
-        if counted:
-            figure.colorbar(grid, label=counted)
-    else:
-        axes.plot(x, y, "o", markersize=3, alpha=0.6, color=PALETTE[0], rasterized=True)
-    equality(axes, (min(x.min(), y.min()), max(x.max(), y.max())))
-    axes.set(xlabel=xlabel, ylabel=ylabel)
+    labels = {"xlabel": xlabel, "ylabel": ylabel}
+    figure = cloud(predicted, measured, counted=counted, size=size, **labels)
+    axes = figure.axes[0]
+    both = np.concatenate([np.asarray(predicted), np.asarray(measured)])
+    equality(axes, (float(both.min()), float(both.max())))
     if legend:
         _legend(axes, legend)
     return figure
@@ -114,11 +133,28 @@ def curves(
     for k, (label, level) in enumerate((levels or {}).items()):
         axes.axhline(level, color=GREY, linewidth=0.8, linestyle=LINES[k], label=label)
     axes.set(**settings)
+    for axis in (axes.xaxis, axes.yaxis):
+        _label_in_plain_numbers(axis)
     if legend == "below":
         figure.legend(loc="outside lower center", ncols=2)
     elif legend:
         _legend(axes, legend)
     return figure
+
+
+def _label_in_plain_numbers(axis: Axis) -> None:
+    """Labels a logarithmic axis from 0.01 to 100,000 or less with plain numbers, not powers of 10.
+
+    Where it spans few powers of ten, 2 and 5 times them are labelled as well.
+    """
+    low, high = sorted(axis.get_view_interval())
+    if axis.get_scale() != "log" or not 0.01 <= low < high <= 1e5:
+        return
+    if isinstance(axis.get_major_locator(), ticker.LogLocator):
+        steps = (1.0, 2.0, 5.0) if high < 200 * low else (1.0,)
+        axis.set_major_locator(ticker.LogLocator(subs=steps))
+    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,g}"))
+    axis.set_minor_formatter(ticker.NullFormatter())
 
 
 def bars(
