@@ -60,7 +60,7 @@ def test_where_the_steps_cannot_be_solved_the_linear_rule_holds() -> None:
 def test_a_ratio_of_occurrences_with_its_interval() -> None:
     base = torch.tensor([1.0, 3.0, 0.0, 2.0] * 20)
     same = steered_text.frequency_ratio(base, base)
-    assert (same.value, same.low, same.high) == (1.0, 1.0, 1.0)
+    assert (same.estimate, same.low, same.high) == (1.0, 1.0, 1.0)
     other = steered_text.frequency_ratio(base.flip(0) * 2, base)
-    assert other.value == 2.0
+    assert other.estimate == 2.0
     assert other.low < 2.0 < other.high

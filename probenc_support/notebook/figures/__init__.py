@@ -5,6 +5,7 @@ from probenc_support.notebook.figures.kinds import (
     bars,
     curves,
     equality,
+    intervals,
     lines,
     measured_against_predicted,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "bars",
     "curves",
     "equality",
+    "intervals",
     "lines",
     "measured_against_predicted",
     "panel",

@@ -9,7 +9,7 @@ from test_steering import detection_of, some_ids
 
 from probenc_support import regression, steering
 from probenc_support.moments import Moments
-from probenc_support.steering import few_examples, omegas
+from probenc_support.steering import closed_form, few_examples
 from probenc_support.steering.omegas import Omega
 
 TOKENS = torch.arange(1, 320, 11)
@@ -19,7 +19,7 @@ def test_from_few_positions_to_all_of_them() -> None:
     lm = tiny.language_model("bias", dtype=torch.float64)
     detection, test = detection_of(lm, some_ids(8)), detection_of(lm, some_ids(4).flip(1))
     design = regression.Design.of(lm.E[lm.tokens])
-    table = few_examples.few_examples(
+    table = few_examples.errors_by_size(
         lm, design, detection, test, TOKENS, {"paper": Omega(3, 1)},
         scale=5.0, sizes=(8, 64, 1024), n_draws=(4, 2, 1),
     )  # fmt: skip
@@ -38,7 +38,8 @@ def test_from_few_positions_to_all_of_them() -> None:
     for name, vector in vectors.items():
         for column, text in (("local", detection), ("mae", test)):
             log_p = lm.head.log_p(text.h, TOKENS, text.z)
-            error = omegas.mean_error(log_p, text.h.double() @ vector, math.log(5))
+            g = (text.h.double() @ vector)[:, None]
+            error = float(closed_form.mean_errors(log_p, g, math.log(5)))
             assert whole.loc[name, column] == pytest.approx(error, rel=1e-4)
     assert (table["kl"] >= 0).all()
 
@@ -47,7 +48,7 @@ def test_few_positions_flatter_the_direction_that_is_fitted_to_them() -> None:
     lm = tiny.language_model("bias", dtype=torch.float64)
     detection, test = detection_of(lm, some_ids(8)), detection_of(lm, some_ids(4).flip(1))
     design = regression.Design.of(lm.E[lm.tokens])
-    table = few_examples.few_examples(
+    table = few_examples.errors_by_size(
         lm, design, detection, test, TOKENS, {}, sizes=(8,), n_draws=(10,)
     )
     few = table[table["positions"] == 8].groupby("direction")[["local", "mae"]].mean()
