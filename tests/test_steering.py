@@ -609,35 +609,3 @@ def test_the_second_order_expectation_is_exact_for_normal_hidden_states() -> Non
     first_order = math.log(5) * float(h.mean(0) @ vector)
     assert float(found) == pytest.approx(float(expected), abs=2e-3)
     assert abs(float(found) - first_order) > 0.02
-
-
-def test_tokens_are_spread_over_the_ranking() -> None:
-    log_a = torch.linspace(-20, 0, 100, dtype=torch.float64)[torch.randperm(100)]
-    tokens = torch.arange(90)
-    drawn = steering.spread_over_ranks(log_a, tokens, 10)
-    places = torch.argsort(log_a[:90], descending=True).argsort()[drawn]
-    assert (places // 9).tolist() == list(range(10)), "one of each class of nine"
-    assert bool((log_a[drawn].diff() < 0).all())
-    assert len(steering.spread_over_ranks(log_a, tokens, 1000)) == 90
-
-
-def test_a_slightly_different_text_draws_nearly_the_same_tokens() -> None:
-    """By place in the ranking hardly one would stay: neighbours differ by less than the noise."""
-    generator = torch.Generator().manual_seed(0)
-    log_a = 2 * torch.randn(20_000, generator=generator, dtype=torch.float64)
-    other = log_a + 0.003 * torch.randn(20_000, generator=generator, dtype=torch.float64)
-    tokens = torch.arange(20_000)
-    one, two = (steering.spread_over_ranks(values, tokens, 200) for values in (log_a, other))
-    assert int((one == two).sum()) > 180
-    one, two = (torch.argsort(values)[50::100] for values in (log_a, other))
-    assert int((one == two).sum()) < 30
-
-
-def test_the_nearest_neighbour_of_a_row_is_itself() -> None:
-    _, E, _ = random_positions()
-    among = torch.arange(5, 50)
-    assert steering.nearest(E, E[[30, 40]], among, 3)[:, 0].tolist() == [30, 40]
-    assert 2 not in steering.nearest(E, E[2:3], among, 45)
-    centred = E[among] - E[among].mean(0)
-    oracle = torch.nn.functional.cosine_similarity(centred, E[2] - E[among].mean(0))
-    assert int(steering.nearest(E, E[2:3], among, 1)) == int(among[oracle.argmax()])

@@ -2,6 +2,7 @@
 
 import math
 
+import pandas as pd
 import pytest
 import tiny
 import torch
@@ -56,3 +57,24 @@ def test_few_positions_flatter_the_direction_that_is_fitted_to_them() -> None:
     assert few.loc["logit_bias", "mae"] < 0.5 * few.loc["min_variance", "mae"]
     bias = table[(table["direction"] == "logit_bias")]["mae"]
     assert float(bias.max() - bias.min()) < 1e-12, "it needs no positions"
+
+
+def test_the_summary_is_of_draws_and_metrics_are_of_the_fewest_and_of_1024_positions() -> None:
+    errors = pd.DataFrame(
+        {
+            "positions": [16, 16, 64, 1024], "draw": [0, 1, 0, 0], "direction": "paper",
+            "local": [0.1, 0.3, 0.2, 0.2], "mae": [0.5, 0.9, 0.4, 0.3], "kl": [1.0, 3.0, 1.0, 0.5],
+        }
+    )  # fmt: skip
+    means = few_examples.summary(errors)
+    assert means.loc[("paper", 16)].to_dict() == pytest.approx(
+        {"local": 0.2, "mae": 0.7, "kl": 2.0, "worst": 0.9}
+    )
+    assert few_examples.metrics(means) == pytest.approx(
+        {
+            "steer_mae_paper_20x_from_16": 0.7, "steer_mae_paper_20x_local_from_16": 0.2,
+            "steer_kl_paper_20x_from_16": 2.0, "steer_mae_paper_20x_from_16_worst": 0.9,
+            "steer_mae_paper_20x_from_1024": 0.3, "steer_mae_paper_20x_local_from_1024": 0.2,
+            "steer_kl_paper_20x_from_1024": 0.5,
+        }
+    )  # fmt: skip

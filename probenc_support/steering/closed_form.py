@@ -219,7 +219,7 @@ def _effect(p: Tensor, q: Tensor, u: Tensor, lengths: Tensor) -> tuple[Tensor, T
     js = new * (u - log_z)
     js.addcmul_(q, log_z)
     js.addcmul_(p + new, s.log1p_(), value=-1)
-    js.addcmul_(1 + q - new, z.log1p_())
+    js.addcmul_(1 + q - new, z.log1p_(), value=-1)
     return _sums(new, lengths).T, log_z.mean(dim=0), math.log(2) + js.mean(dim=0) / 2
 
 

@@ -63,6 +63,29 @@ class Curve:
         return cls(centre.index, centre, low, high, **settings)
 
 
+def grouped(
+    frame: pd.DataFrame,
+    by: str,
+    x: str,
+    y: str,
+    *,
+    names: Sequence[str] | None = None,
+    controls: Sequence[str] = (),
+    **settings: Any,
+) -> dict[str, Curve]:
+    """A curve for each value of column `by`, in the order of `names` or of the rows.
+
+    Args:
+        names: values of `by` that are shown; None: all of them.
+        controls: those that are controls.
+        settings: of `Curve.of_rows`.
+    """
+    return {
+        name: Curve.of_rows(frame[frame[by] == name], x, y, control=name in controls, **settings)
+        for name in (frame[by].unique() if names is None else names)
+    }
+
+
 def measured_against_predicted(
     predicted: Any,
     measured: Any,
