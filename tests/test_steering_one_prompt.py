@@ -12,7 +12,7 @@ from probenc_support.moments import Moments
 from probenc_support.steering import one_prompt
 
 
-@pytest.mark.parametrize("style", ["tied", "bias", "padded"])
+@pytest.mark.parametrize("style", ["untied", "bias", "padded"])
 def test_the_probability_is_that_of_the_edited_model(style: str) -> None:
     lm = tiny.language_model(style, dtype=torch.float64)
     detection = detection_of(lm, some_ids())

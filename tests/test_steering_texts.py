@@ -54,7 +54,8 @@ def test_no_two_texts_share_a_paragraph(tmp_path: Path) -> None:
     assert not [p for p in shared if p[:60] in words]
     assert [p for p in shared if p[:60] in decode(found.judging["ood"].ids.flatten())]
     assert calibration.n_left_out >= 1
-    assert f"{calibration.n_left_out} documents of `{calibration.corpus}`" in found.summary
+    assert f" of `{calibration.corpus}`." in found.summary
+    assert f"Left out for that: {calibration.n_left_out} document" in found.summary
     assert "1,024 positions of `text0" in found.summary
 
 

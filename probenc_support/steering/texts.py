@@ -30,7 +30,7 @@ class Texts:
         of_each = max((text.n_positions for text in self.calibration.values()), default=0)
         further = [text for name, text in self.judging.items() if name != "id"]
         left_out = [
-            f"{text.n_left_out:,} documents of `{text.corpus}`"
+            f"{text.n_left_out:,} document{'s' * (text.n_left_out > 1)} of `{text.corpus}`"
             for text in (*further, *self.calibration.values())
             if text.n_left_out
         ]

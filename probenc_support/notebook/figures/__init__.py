@@ -5,11 +5,10 @@ from probenc_support.notebook.figures.kinds import (
     bars,
     curves,
     equality,
-    grouped,
-    intervals,
     lines,
     measured_against_predicted,
 )
+from probenc_support.notebook.figures.of_tables import grouped, intervals
 from probenc_support.notebook.figures.style import (
     GREY,
     LINES,

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -39,51 +38,6 @@ class Curve:
     def over_ranks(cls, values: Any, **settings: Any) -> "Curve":
         """Values over the ranks 1, 2, and so on."""
         return cls(np.arange(1, len(values) + 1), values, **settings)
-
-    @classmethod
-    def of_rows(
-        cls,
-        frame: pd.DataFrame,
-        x: str,
-        y: str,
-        *,
-        middle: str = "mean",
-        band: tuple[float, float] = (0.0, 1.0),
-        **settings: Any,
-    ) -> "Curve":
-        """Mean or median of column y over the rows of each value of x, with a band of quantiles.
-
-        Args:
-            middle: `mean` or `median`.
-            band: the two quantiles; by default it is from the least to the greatest.
-        """
-        values = frame.groupby(x)[y]
-        centre = values.agg(middle)
-        low, high = (values.quantile(share) for share in band)
-        return cls(centre.index, centre, low, high, **settings)
-
-
-def grouped(
-    frame: pd.DataFrame,
-    by: str,
-    x: str,
-    y: str,
-    *,
-    names: Sequence[str] | None = None,
-    controls: Sequence[str] = (),
-    **settings: Any,
-) -> dict[str, Curve]:
-    """A curve for each value of column `by`, in the order of `names` or of the rows.
-
-    Args:
-        names: values of `by` that are shown; None: all of them.
-        controls: those that are controls.
-        settings: of `Curve.of_rows`.
-    """
-    return {
-        name: Curve.of_rows(frame[frame[by] == name], x, y, control=name in controls, **settings)
-        for name in (frame[by].unique() if names is None else names)
-    }
 
 
 def measured_against_predicted(
@@ -209,39 +163,6 @@ def bars(
     axes.set(**settings)
     if legend:
         _legend(axes, legend)
-    return figure
-
-
-def intervals(
-    names: Sequence[str],
-    series: Mapping[str, pd.DataFrame],
-    *,
-    value: str,
-    size: tuple[float, float] = PANEL,
-    **settings: Any,
-) -> Figure:
-    """One panel with a row a name from top to bottom, and in it a mark a series, with its interval.
-
-    Args:
-        names: [n] of the rows.
-        series: by their label in the legend, which there is where they are several; indexed by
-            `names`, with a column `value` and perhaps `low` and `high`, the ends of its interval.
-        settings: of the axes.
-    """
-    figure, axes = panel(size)
-    for i, (label, frame) in enumerate(series.items()):
-        rows = frame.loc[list(names)]
-        reach = None
-        if {"low", "high"} <= set(frame):
-            reach = [(rows[value] - rows[end]).abs() for end in ("low", "high")]
-        place = np.arange(len(names)) + 0.2 * (i - (len(series) - 1) / 2)
-        look: dict[str, Any] = {"fmt": MARKERS[i], "color": PALETTE[i], "label": label}
-        axes.errorbar(rows[value], place, xerr=reach, **look)
-    axes.set_yticks(range(len(names)), list(names))
-    axes.invert_yaxis()
-    axes.set(**settings)
-    if len(series) > 1:
-        figure.legend(loc="outside upper center", ncols=len(series))
     return figure
 
 
