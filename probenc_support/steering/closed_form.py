@@ -208,8 +208,10 @@ def _effect(p: Tensor, q: Tensor, u: Tensor, lengths: Tensor) -> tuple[Tensor, T
 
     With z = Z' / Z = 1 + p (e^u - 1) and s = p' / p = e^u / z, the Jensen-Shannon divergence of the
     two coins is log 2 + [p' log s + q log z - (p + p') log(1 + s) - (q + q') log(1 + z)] / 2.
-    Blocks are overwritten where they are not needed again, which takes half the time.
+    Blocks are overwritten where they are not needed again, which saves a fifth of the time.
     """
+    if not bool(u.any()):  # nothing moves, as at a wanted scale of one
+        return _sums(p, lengths).T, torch.zeros_like(p[0]), torch.zeros_like(p[0])
     w = torch.expm1(u.clamp(-FAR, FAR))
     log_z = torch.log1p((p * w).clamp_(min=-1 + 1e-16))
     new = p * (1 + w)
