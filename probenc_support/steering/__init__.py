@@ -22,7 +22,7 @@ from probenc_support.steering.directions import (
     scaled_to,
 )
 from probenc_support.steering.editing import Steered, default_direction, edited_rows, steer
-from probenc_support.steering.hidden_bias import hidden_bias
+from probenc_support.steering.exact_bias import hidden_bias
 from probenc_support.steering.omegas import Omega
 from probenc_support.steering.robust_direction import calibrations, robust
 from probenc_support.steering.scores import Edit, Judged
