@@ -110,3 +110,14 @@ def test_ticks_that_are_given_stay_where_they_are() -> None:
     figure = figures.curves({"one": figures.Curve(x, x)}, xscale="log", xticks=x)
     figure.canvas.draw()
     assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["1", "4", "16", "64"]
+
+
+def test_points_that_are_not_joined_have_marks_and_no_line() -> None:
+    x = np.arange(3.0)
+    series = {
+        "one": figures.Curve(x, x, joined=False),
+        "control": figures.Curve(x, x, joined=False, control=True),
+    }
+    for line in figures.curves(series).axes[0].get_lines():
+        assert line.get_linestyle() == "None"
+        assert line.get_marker() not in ("", "None", None)

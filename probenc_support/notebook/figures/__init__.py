@@ -9,6 +9,7 @@ from probenc_support.notebook.figures.kinds import (
     lines,
     measured_against_predicted,
 )
+from probenc_support.notebook.figures.of_tables import grouped, intervals
 from probenc_support.notebook.figures.style import (
     GREY,
     LINES,
@@ -33,6 +34,8 @@ __all__ = [
     "cloud",
     "curves",
     "equality",
+    "grouped",
+    "intervals",
     "lines",
     "measured_against_predicted",
     "panel",

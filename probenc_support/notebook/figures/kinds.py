@@ -33,6 +33,8 @@ class Curve:
     """[n] upper end of the band."""
     control: bool = False
     """Whether it is a control: grey and dotted, apart from what it is held against."""
+    joined: bool = True
+    """Whether a line joins the points; else each is a mark of its own."""
 
     @classmethod
     def over_ranks(cls, values: Any, **settings: Any) -> "Curve":
@@ -123,8 +125,10 @@ def curves(
         look: dict[str, Any] = {"color": GREY, "linestyle": ":"}
         if not curve.control:
             look = {"color": PALETTE[plain], "linestyle": LINES[plain]}
-            look |= {"marker": MARKERS[plain]} if marked else {}
+            look |= {"marker": MARKERS[plain]} if marked or not curve.joined else {}
             plain += 1
+        if not curve.joined:
+            look |= {"linestyle": "none", "marker": look.get("marker", "x")}
         axes.plot(curve.x, curve.y, label=label, **look)
         if curve.low is not None:
             axes.fill_between(
