@@ -9,7 +9,7 @@ import nbformat
 import pytest
 import tiny
 from nbclient import NotebookClient
-from test_notebooks import NOTEBOOKS, ROOT
+from pages import NOTEBOOKS, ROOT
 
 from probenc_support.errors import InputError
 from probenc_support.notebook import parameters

@@ -1,0 +1,122 @@
+"""Notebook kernels forked off a process that has already imported what notebooks import.
+
+A fresh kernel spends some seconds on importing torch, transformers and the package, which is more
+than most notebooks on a tiny model compute. A forked one runs the same notebook in a process of its
+own, with the environment and the folder that it is given. What it does not show is the start of a
+kernel, and what modules say while they are imported; for these, tests of fresh kernels remain.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+IMPORTED = (
+    "accelerate", "ipykernel.kernelapp", "matplotlib.pyplot", "pandas", "pyarrow.parquet",
+    "scipy.stats", "seaborn", "statsmodels.api", "torch", "transformers",
+    "transformers.models.gpt_neox.modeling_gpt_neox", "transformers.models.gptj.modeling_gptj",
+    "transformers.models.llama.modeling_llama",
+    "probenc_support.claims.comparison", "probenc_support.dynamics", "probenc_support.generation",
+    "probenc_support.models", "probenc_support.notebook.results", "probenc_support.pruning",
+    "probenc_support.sparsity", "probenc_support.steering",
+)  # fmt: skip
+"""Modules that the process imports before it is forked; one that is missing here costs time."""
+
+AT_IMPORT = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+    "TQDM_DISABLE": "1",
+}
+"""What a kernel's environment says to modules that read it when they are imported."""
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(list(IMPORTED))
+
+
+class Kernel:
+    """What `jupyter_client` asks of the process of a kernel, as `subprocess.Popen` has it."""
+
+    stdin = stdout = stderr = None
+
+    def __init__(self, arguments: list[str], environment: dict[str, str], folder: str) -> None:
+        ready, theirs = _CONTEXT.Pipe(duplex=False)
+        self._process = _CONTEXT.Process(
+            target=_serve, args=(arguments, environment, folder, theirs), daemon=True
+        )
+        with _imported_under(AT_IMPORT):
+            self._process.start()
+        theirs.close()
+        # The kernel leads a group of processes of its own before anybody sends that group a signal.
+        ready.recv()
+        self.pid = self._process.pid
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self) -> int | None:
+        self._process.join()
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        if self.pid is not None and self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+
+def launch(
+    command: list[str],
+    env: dict[str, str] | None = None,
+    cwd: str | None = None,
+    **_: Any,
+) -> Kernel:
+    """In the place of `jupyter_client.launcher.launch_kernel`."""
+    own = command[command.index("ipykernel_launcher") + 1 :]
+    return Kernel(own, dict(os.environ if env is None else env), cwd or str(Path.cwd()))
+
+
+def use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets kernels that this process starts be forked, until the patch is undone."""
+    monkeypatch.setattr("jupyter_client.provisioning.local_provisioner.launch_kernel", launch)
+
+
+@contextmanager
+def _imported_under(values: dict[str, str]) -> Iterator[None]:
+    """The server inherits the environment of its start, which is at the first kernel."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in values.items():
+            patch.setenv(name, value)
+        yield
+
+
+def _serve(
+    arguments: list[str], environment: dict[str, str], folder: str, ready: Connection
+) -> None:
+    os.setsid()
+    os.environ.clear()
+    # Kernels end themselves when their parent is gone, which is the server here.
+    os.environ.update(environment, JPY_PARENT_PID=str(os.getppid()))
+    os.chdir(folder)
+    sys.path[:] = [path for path in sys.path if path != str(Path(__file__).parent)]
+    # Unseeded generators differ from kernel to kernel, as they do in fresh ones.
+    np.random.seed()  # noqa: NPY002
+    torch.seed()
+    sys.argv = ["ipykernel_launcher", *arguments]
+    ready.send(None)
+    ready.close()
+    from ipykernel import kernelapp
+
+    kernelapp.launch_new_instance()
