@@ -8,7 +8,7 @@ import nbformat
 import pandas as pd
 import pytest
 import tiny
-from pages import NOTEBOOKS, execute
+from pages import NOTEBOOKS, execute, execute_as_typed
 from rules import check_run_of_a_null_model
 
 
