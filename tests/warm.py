@@ -1,4 +1,4 @@
-"""Notebook kernels forked off a process that has already imported what notebooks import.
+"""Processes and notebook kernels forked off a process that has imported what they import.
 
 A fresh kernel spends some seconds on importing torch, transformers and the package, which is more
 than most notebooks on a tiny model compute. A forked one runs the same notebook in a process of its
@@ -10,9 +10,10 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,30 @@ AT_IMPORT = {
 }
 """What a kernel's environment says to modules that read it when they are imported."""
 
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(list(IMPORTED))
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(list(IMPORTED))
+
+
+def start(target: Callable[..., object], *args: Any) -> ForkServerProcess:
+    """Calls a function in a forked process, under the environment that this process has now.
+
+    Args:
+        target: a function of a module.
+        args: what it is called with; queues and the like come from `CONTEXT`.
+    """
+    process = CONTEXT.Process(target=_under, args=(dict(os.environ), target, args), daemon=True)
+    with _imported_under(AT_IMPORT):
+        process.start()
+    return process
+
+
+def _under(environment: dict[str, str], target: Callable[..., object], args: Any) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    # Unseeded generators differ from process to process, as they do in fresh ones.
+    np.random.seed()  # noqa: NPY002
+    torch.seed()
+    target(*args)
 
 
 class Kernel:
@@ -48,12 +71,8 @@ class Kernel:
     stdin = stdout = stderr = None
 
     def __init__(self, arguments: list[str], environment: dict[str, str], folder: str) -> None:
-        ready, theirs = _CONTEXT.Pipe(duplex=False)
-        self._process = _CONTEXT.Process(
-            target=_serve, args=(arguments, environment, folder, theirs), daemon=True
-        )
-        with _imported_under(AT_IMPORT):
-            self._process.start()
+        ready, theirs = CONTEXT.Pipe(duplex=False)
+        self._process = start(_serve, arguments, environment, folder, theirs)
         theirs.close()
         # The kernel leads a group of processes of its own before anybody sends that group a signal.
         ready.recv()
@@ -95,7 +114,7 @@ def use(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def _imported_under(values: dict[str, str]) -> Iterator[None]:
-    """The server inherits the environment of its start, which is at the first kernel."""
+    """The server inherits the environment of its start, which is at the first process."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in values.items():
             patch.setenv(name, value)
@@ -111,9 +130,6 @@ def _serve(
     os.environ.update(environment, JPY_PARENT_PID=str(os.getppid()))
     os.chdir(folder)
     sys.path[:] = [path for path in sys.path if path != str(Path(__file__).parent)]
-    # Unseeded generators differ from kernel to kernel, as they do in fresh ones.
-    np.random.seed()  # noqa: NPY002
-    torch.seed()
     sys.argv = ["ipykernel_launcher", *arguments]
     ready.send(None)
     ready.close()
