@@ -32,12 +32,14 @@ IMPORTED = (
 )  # fmt: skip
 """Modules that the process imports before it is forked; one that is missing here costs time."""
 
-AT_IMPORT = {
+ENVIRONMENT = {
+    **os.environ,
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",
     "TQDM_DISABLE": "1",
 }
-"""What a kernel's environment says to modules that read it when they are imported."""
+"""Under which they are imported: that of the tests, not of the one that needs the process first,
+and what a kernel's environment says to modules that read it when they are imported."""
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(list(IMPORTED))
@@ -51,14 +53,13 @@ def start(target: Callable[..., object], *args: Any) -> ForkServerProcess:
         args: what it is called with; queues and the like come from `CONTEXT`.
     """
     process = CONTEXT.Process(target=_under, args=(dict(os.environ), target, args), daemon=True)
-    with _imported_under(AT_IMPORT):
-        process.start()
+    with _environment(ENVIRONMENT):
+        process.start()  # and the server, if this is the first
     return process
 
 
 def _under(environment: dict[str, str], target: Callable[..., object], args: Any) -> None:
-    os.environ.clear()
-    os.environ.update(environment)
+    _set_environment(environment)
     # Unseeded generators differ from process to process, as they do in fresh ones.
     np.random.seed()  # noqa: NPY002
     torch.seed()
@@ -113,21 +114,26 @@ def use(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def _imported_under(values: dict[str, str]) -> Iterator[None]:
-    """The server inherits the environment of its start, which is at the first process."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in values.items():
-            patch.setenv(name, value)
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    _set_environment(values)
+    try:
         yield
+    finally:
+        _set_environment(before)
+
+
+def _set_environment(values: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(values)
 
 
 def _serve(
     arguments: list[str], environment: dict[str, str], folder: str, ready: Connection
 ) -> None:
     os.setsid()
-    os.environ.clear()
     # Kernels end themselves when their parent is gone, which is the server here.
-    os.environ.update(environment, JPY_PARENT_PID=str(os.getppid()))
+    _set_environment({**environment, "JPY_PARENT_PID": str(os.getppid())})
     os.chdir(folder)
     sys.path[:] = [path for path in sys.path if path != str(Path(__file__).parent)]
     sys.argv = ["ipykernel_launcher", *arguments]
