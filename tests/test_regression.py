@@ -437,7 +437,7 @@ def test_a_gpu_gives_the_same_numbers():
 
 @pytest.mark.real_model
 def test_equals_statsmodels_on_a_real_embedding(real_lm):
-    E = real_lm.E[real_lm.tokens]
+    E = real_lm.E[real_lm.tokens[::4]]
     y = (
         problem(n=len(E), d=2)[1]
         + (E.double() @ torch.linspace(-1.0, 1.0, E.shape[1]).double()).numpy()

@@ -12,10 +12,10 @@ import statsmodels.api as sm
 import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pages import execute
 from scipy import stats
 from scipy.spatial import distance
 from sklearn.linear_model import lasso_path as sklearn_lasso_path
-from test_notebooks import execute
 
 from probenc_support import regression, sparsity
 from probenc_support.errors import InputError
