@@ -8,7 +8,7 @@ from gguf.quants import dequantize, quantize
 
 from probenc_support.quantisation import steps
 from probenc_support.regression import Design
-from probenc_support.sparsity import Components, Statistics, rounding
+from probenc_support.sparsity import Components, Statistics, bands, rounding
 
 
 def rounded_again(E: torch.Tensor, *, bits: int = 8, seed: int = 0) -> torch.Tensor:
@@ -86,7 +86,7 @@ def test_rounding_has_the_same_part_in_r2_as_in_the_variance():
     components = Components.of(Statistics.of(Design.of(stored), y))
     found = rounding.RoundingOfComponents.of(components, rounding.noise(E, bits=5))
     r = components.express(Statistics.of(Design.of(stored), y)).correlation
-    last = rounding.last(r)
+    last = bands.last(len(r), 0.1)
     error = (stored - E).astype(float) @ components.directions[:, last]
     moved = (error * (components.directions[:, last].T @ slopes)).var(0).sum() / y.var()
     assert found.of_r2(r)[last].sum() == pytest.approx(moved, rel=0.15)

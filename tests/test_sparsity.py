@@ -20,7 +20,7 @@ from test_notebooks import execute
 from probenc_support import regression, sparsity
 from probenc_support.errors import InputError
 from probenc_support.regression import Design
-from probenc_support.sparsity import Components, Statistics, concentration
+from probenc_support.sparsity import Components, Statistics, concentration, controls
 
 problems = st.tuples(st.integers(2, 8), st.integers(30, 90), st.integers(0, 2**32 - 1)).filter(
     lambda shape: np.linalg.cond(problem(shape[1], shape[0], seed=shape[2])[0]) < 1e4
@@ -66,11 +66,26 @@ def test_components_equal_a_singular_value_decomposition():
     overlaps = np.abs((components.directions * directions.T).sum(0))
     np.testing.assert_allclose(overlaps, 1.0, atol=1e-9)
     scores = components.scores(E, 3)
+    np.testing.assert_allclose(components.score(E, 2), scores[:, 2], atol=1e-5)
     np.testing.assert_allclose(scores, centred @ components.directions[:, :3], atol=1e-4)
     expressed = components.express(statistics(E, y))
     np.testing.assert_allclose(
         expressed.correlation[:3], [stats.pearsonr(s, y).statistic for s in scores.T], rtol=1e-5
     )
+    np.testing.assert_array_equal(
+        sparsity.correlations_of_components(statistics(E, y)), expressed.correlation
+    )
+
+
+def test_statistics_among_some_tokens_are_those_of_their_rows():
+    E, y = problem()
+    chosen = np.random.default_rng(1).random(len(y)) < 0.4
+    ours, direct = sparsity.among(Design.of(E), y, chosen), statistics(E[chosen], y[chosen])
+    for name in ("n", "mean", "gram", "cross", "total", "r2"):
+        np.testing.assert_allclose(getattr(ours, name), getattr(direct, name), rtol=1e-8)
+    few = np.arange(len(y)) < 14
+    assert sparsity.among(Design.of(E), y, few) is None, "not more than two tokens a dimension"
+    assert sparsity.among(Design.of(E), y, np.ones(len(y), bool)) is None, "they are all"
 
 
 def test_rounding_does_not_choose_the_sign_of_a_component():
@@ -107,7 +122,7 @@ def test_components_do_not_see_rotation_shift_or_order(shape):
     d, n, seed = shape
     E, y = problem(n, d, seed=seed)
     rng = np.random.default_rng(seed)
-    turn, order = concentration.random_rotation(d, rng), rng.permutation(n)
+    turn, order = controls.random_rotation(d, rng), rng.permutation(n)
 
     def sizes(E, y):
         found = statistics(E, y)
@@ -122,7 +137,7 @@ def test_components_do_not_see_rotation_shift_or_order(shape):
 
 def test_rotated_statistics_are_those_of_the_rotated_embedding():
     E, y = problem()
-    turn = concentration.random_rotation(7, np.random.default_rng(1))
+    turn = controls.random_rotation(7, np.random.default_rng(1))
     ours, direct = statistics(E, y).rotated(turn), statistics(E @ turn, y)
     for name in ("mean", "gram", "cross", "slopes", "r2", "correlation"):
         np.testing.assert_allclose(getattr(ours, name), getattr(direct, name), rtol=1e-7, atol=1e-7)
@@ -223,11 +238,7 @@ def test_lasso_path_equals_the_path_on_all_rows():
     assert (np.diff(penalties) < 0).all()
 
 
-def forward_basis(found):
-    return np.eye(found.d)[:, sparsity.forward_selection(found).order]
-
-
-@pytest.mark.parametrize("choose", [lambda found: np.eye(found.d), forward_basis])
+@pytest.mark.parametrize("choose", [lambda found: np.eye(found.d), sparsity.forward_basis])
 def test_held_out_curve_equals_a_loop_of_refits(choose):
     E, y = problem(n=83)
     ours = sparsity.heldout_curve(Design.of(E), y, choose, n_folds=4, seed=3)
@@ -246,7 +257,7 @@ def test_held_out_curve_equals_a_loop_of_refits(choose):
 def test_held_out_curve_of_noise_is_not_positive():
     E, _ = problem(n=100)
     y = np.random.default_rng(5).normal(size=100)
-    curve = sparsity.heldout_curve(Design.of(E), y, forward_basis)
+    curve = sparsity.heldout_curve(Design.of(E), y, sparsity.forward_basis)
     assert curve[-1] < 0.0
     assert sparsity.forward_selection(statistics(E, y)).r2[-1] > 0.0
 
@@ -257,7 +268,7 @@ def test_impossible_questions_are_refused():
     with pytest.raises(InputError, match="nearly linearly dependent"):
         statistics(nearly, y)
     with pytest.raises(InputError, match="n_folds is 1"):
-        sparsity.heldout_curve(Design.of(E), y, forward_basis, n_folds=1)
+        sparsity.heldout_curve(Design.of(E), y, sparsity.forward_basis, n_folds=1)
 
 
 # ---------------------------------------------------------------------------------------- notebook
@@ -335,7 +346,7 @@ def test_notebook_end_to_end(tmp_path, text_file, style, eval_corpus):
 
 @pytest.mark.real_model
 def test_identities_and_sparsity_of_a_real_embedding(real_lm, real_detection):
-    E, y = real_lm.E[real_lm.tokens], real_detection.y
+    E, y = real_lm.head.rows, real_detection.y
     design = Design.of(E)
     found, full = Statistics.of(design, y), design.fit(y).r2
     components = Components.of(found)
@@ -346,7 +357,7 @@ def test_identities_and_sparsity_of_a_real_embedding(real_lm, real_detection):
     chosen = E[:, forward.order[:40].tolist()].double().numpy()
     assert forward.r2[39] == pytest.approx(refit(chosen, y.numpy()), abs=1e-10)
     rng = np.random.default_rng(0)
-    random = concentration.random_direction_shares(components.variances, 500, rng)[:, :3].sum(1)
+    random = controls.random_direction_shares(components.variances, 500, rng)[:, :3].sum(1)
     assert curve[2] / full > np.quantile(random, 0.975)
-    rotated = [concentration.gini(s) for s in concentration.rotated_slopes(found.slopes, 200, rng)]
+    rotated = [concentration.gini(s) for s in controls.rotated_slopes(found.slopes, 200, rng)]
     assert concentration.gini(found.slopes) > 1.2 * np.mean(rotated)

@@ -19,8 +19,9 @@ from sklearn.decomposition import PCA
 
 from probenc_support import sparsity
 from probenc_support.regression import Design
-from probenc_support.sparsity import Components, Statistics, concentration, correlations
+from probenc_support.sparsity import Components, Statistics, concentration, controls, correlations
 from probenc_support.sparsity.concentration import Concentration
+from probenc_support.sparsity.significance import Significance
 
 V, D = 50_257, 1_600
 STEPS = (3, 100, 1_600)
@@ -67,17 +68,16 @@ def whole_analysis(E, y):
     components = Components.of(statistics)
     expressed = components.express(statistics)
     for basis in (statistics, expressed):
-        correlations.infer(basis.correlation, V)
+        Significance.of_correlations(basis.correlation, V)
     for X in (E, components.scores(E)):
         correlations.spearman(X, y)
     sparsity.cumulative_r2(statistics, concentration.top(fit.slopes, D))
     sparsity.forward_selection(statistics)
     sparsity.lasso_path(statistics)
     Concentration.of(fit.slopes)
-    turned = statistics.rotated(concentration.random_rotation(D, rng))
-    sparsity.forward_selection(turned)
-    sparsity.forward_selection(concentration.gaussian_control(statistics, rng))
-    concentration.shuffled_control(design, y)
+    sparsity.forward_selection(next(controls.rotations(statistics, 1, rng)))
+    sparsity.forward_selection(next(controls.gaussian(statistics, 1, rng)))
+    controls.shuffled(design, y)
     return sparsity.component_shares(expressed.correlation)[0][[k - 1 for k in STEPS]]
 
 

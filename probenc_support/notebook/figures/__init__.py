@@ -5,7 +5,6 @@ from probenc_support.notebook.figures.kinds import (
     bars,
     curves,
     equality,
-    lines,
     measured_against_predicted,
 )
 from probenc_support.notebook.figures.style import (
@@ -31,7 +30,6 @@ __all__ = [
     "bars",
     "curves",
     "equality",
-    "lines",
     "measured_against_predicted",
     "panel",
     "show",
