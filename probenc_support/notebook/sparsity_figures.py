@@ -94,7 +94,7 @@ def slopes_against(
     }
     return figures.curves(
         series,
-        legend="lower right",
+        legend="below",
         xscale="log",
         yscale="log",
         xlabel=xlabel,

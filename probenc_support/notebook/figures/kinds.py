@@ -114,7 +114,7 @@ def curves(
             look |= {"marker": MARKERS[plain]} if marked or not curve.joined else {}
             plain += 1
         if not curve.joined:
-            look |= {"linestyle": "none", "marker": look.get("marker", "x")}
+            look |= {"linestyle": "none", "marker": look.get("marker", "x"), "markersize": 3}
         axes.plot(curve.x, curve.y, label=label, **look)
         if curve.low is not None:
             axes.fill_between(
