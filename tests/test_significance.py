@@ -89,3 +89,5 @@ def test_an_effect_is_called_by_all_three():
         tests.both.stderr**2, tests.documents.stderr**2 + tests.tokens.stderr**2
     )
     assert tests.counts() == {name: test.significant().sum() for name, test in vars(tests).items()}
+    assert list(tests.metrics("n").values()) == list(tests.counts().values())
+    assert list(tests.metrics("n")) == ["n_bh", "n_tokens", "n_both"]

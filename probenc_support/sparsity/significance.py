@@ -128,6 +128,12 @@ class AgainstZero:
     def _of(cls, documents: Significance, tokens: Significance) -> "AgainstZero":
         return cls(documents, tokens, documents.with_tokens(tokens.stderr))
 
+    def metrics(self, name: str) -> dict[str, int]:
+        """`counts` as three flat metrics, whose names end in `_bh` (over documents), `_tokens` and
+        `_both`."""
+        ends = {"documents": "bh", "tokens": "tokens", "both": "both"}
+        return {f"{name}_{ends[test]}": count for test, count in self.counts().items()}
+
     def counts(self, level: float = 0.05) -> dict[str, int]:
         """How many of the k numbers each test calls different from zero, by the test's name."""
         return {name: int(test.significant(level).sum()) for name, test in vars(self).items()}
