@@ -98,22 +98,22 @@ def test_an_excess_is_a_difference_of_means_and_its_interval_that_of_both_draws(
     """Of normal draws: the variance of the difference is the sum of the variances."""
     rng = np.random.default_rng(0)
     draws, control = rng.normal(2.0, 0.3, 4000), rng.normal(1.2, 0.4, 5000)
-    found = concentration.excess(2.0, draws, control, rng)
-    assert found.estimate == pytest.approx(2.0 - control.mean(), abs=1e-12)
+    beyond = concentration.excess(2.0, draws, control, rng)
+    assert beyond.estimate == pytest.approx(2.0 - control.mean(), abs=1e-12)
     half = 1.96 * np.hypot(0.3, 0.4)
     np.testing.assert_allclose(
-        [found.low, found.high], [found.estimate - half, found.estimate + half], atol=0.05
+        [beyond.low, beyond.high], [beyond.estimate - half, beyond.estimate + half], atol=0.05
     )
 
 
 def test_a_ratio_is_one_of_means():
     rng = np.random.default_rng(1)
     draws, control = rng.lognormal(0.0, 0.05, 3000), rng.lognormal(1.0, 0.05, 20)
-    found = concentration.ratio(1.0, draws, control, rng)
-    assert found.estimate == pytest.approx(1.0 / control.mean(), abs=1e-12)
-    assert found.low < found.estimate < found.high
+    beyond = concentration.ratio(1.0, draws, control, rng)
+    assert beyond.estimate == pytest.approx(1.0 / control.mean(), abs=1e-12)
+    assert beyond.low < beyond.estimate < beyond.high
     spread = np.hypot(0.05, np.log(control).std())
-    assert np.log(found.high / found.low) == pytest.approx(2 * 1.96 * spread, rel=0.15)
+    assert np.log(beyond.high / beyond.low) == pytest.approx(2 * 1.96 * spread, rel=0.15)
     exact = concentration.ratio(6.0, np.full(40, 6.0), np.full(7, 3.0), rng)
     assert (exact.estimate, exact.low, exact.high) == pytest.approx((2.0, 2.0, 2.0))
 

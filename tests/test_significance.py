@@ -29,30 +29,30 @@ def test_significance_of_a_mean_is_students():
     rng = np.random.default_rng(0)
     values = rng.normal(size=(24, 40)) + np.linspace(0.0, 1.0, 40)
     weights = rng.multinomial(24, np.full(24, 1 / 24), size=20_000) / 24
-    found = Significance.over_documents(values.mean(0), weights @ values, 24)
+    test = Significance.over_documents(values.mean(0), weights @ values, 24)
     theirs = stats.ttest_1samp(values, 0.0)
-    np.testing.assert_allclose(found.stderr, values.std(0, ddof=1) / np.sqrt(24), rtol=0.03)
-    np.testing.assert_allclose(found.p, theirs.pvalue, atol=0.02)
-    calls, corrected, _, _ = multipletests(found.p, method="fdr_bh")
-    np.testing.assert_allclose(found.q, corrected, rtol=1e-12)
-    np.testing.assert_array_equal(found.significant(), calls)
+    np.testing.assert_allclose(test.stderr, values.std(0, ddof=1) / np.sqrt(24), rtol=0.03)
+    np.testing.assert_allclose(test.p, theirs.pvalue, atol=0.02)
+    calls, corrected, _, _ = multipletests(test.p, method="fdr_bh")
+    np.testing.assert_allclose(test.q, corrected, rtol=1e-12)
+    np.testing.assert_array_equal(test.significant(), calls)
     np.testing.assert_allclose(
-        found.interval(), theirs.confidence_interval(), atol=0.05 * found.stderr.max()
+        test.interval(), theirs.confidence_interval(), atol=0.05 * test.stderr.max()
     )
 
 
 def test_significance_from_standard_errors_is_that_of_the_fit():
     E, y = problem()
     fit = regression.fit(E, y, robust=True)
-    found = Significance.of(fit.slopes, fit.stderr, fit.residual_dof)
-    np.testing.assert_allclose(found.p, fit.p, rtol=1e-12)
-    wider = found.with_tokens(fit.stderr)
+    test = Significance.of(fit.slopes, fit.stderr, fit.residual_dof)
+    np.testing.assert_allclose(test.p, fit.p, rtol=1e-12)
+    wider = test.with_tokens(fit.stderr)
     np.testing.assert_allclose(wider.stderr, np.sqrt(2.0) * fit.stderr, rtol=1e-12)
 
 
 def test_numbers_without_an_error():
-    found = Significance.of(np.array([0.0, 2.0]), np.zeros(2), 10)
-    np.testing.assert_array_equal(found.p, [1.0, 0.0])
+    test = Significance.of(np.array([0.0, 2.0]), np.zeros(2), 10)
+    np.testing.assert_array_equal(test.p, [1.0, 0.0])
 
 
 def test_text_alone_calls_what_the_order_of_tokens_made_and_both_together_do_not():
@@ -62,13 +62,13 @@ def test_text_alone_calls_what_the_order_of_tokens_made_and_both_together_do_not
     groups = -base + 0.05 * rng.normal(size=(30, 400))
     design = Design.of(E)
     y = -regression.log_mean_exp(groups, np.ones(30))
-    found, fit = Statistics.of(design, y), design.fit(y, robust=True)
+    whole, fit = Statistics.of(design, y), design.fit(y, robust=True)
     y_draws = -regression.bootstrap_log_a(groups, np.ones(30), n_replicates=200)
-    draws = Replicates.of(design, found, Components.of(found), y_draws)
+    draws = Replicates.of(design, whole, Components.of(whole), y_draws)
     called = AgainstZero.of_slopes(fit, draws.slopes, n_groups=30).counts()
     assert called["documents"] > 10
     assert called["tokens"] == called["both"] == 0
-    r = AgainstZero.of_correlations(found.correlation, draws.dimension_r, n_groups=30, n=400)
+    r = AgainstZero.of_correlations(whole.correlation, draws.dimension_r, n_groups=30, n=400)
     assert r.counts()["documents"] > 10
     assert r.counts()["tokens"] == r.counts()["both"] == 0
 

@@ -93,9 +93,9 @@ def direct(E, y):
 )
 def test_sparsity(benchmark: Any, data: Any, way: Callable[..., Any]) -> None:
     with peak_memory(benchmark.extra_info):
-        found = benchmark.pedantic(way, args=data, rounds=1)
+        r2 = benchmark.pedantic(way, args=data, rounds=1)
     expected = sparsity.component_shares(_correlations(*data))[0][[k - 1 for k in STEPS]]
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_allclose(r2, expected, rtol=1e-6)
 
 
 @pytest.mark.benchmark(group=f"{GROUP}, held out")
@@ -104,11 +104,11 @@ def test_held_out_curve(benchmark: Any, data: Any) -> None:
     E, y = data
     design = Design.of(E)
     directions = Components.of(Statistics.of(design, y)).directions
-    found = benchmark.pedantic(
+    curve = benchmark.pedantic(
         sparsity.heldout_curve, args=(design, y, lambda _: directions), rounds=1
     )
     full = design.fit(y).r2_adj
-    assert abs(found[-1] - full) < 0.05
+    assert abs(curve[-1] - full) < 0.05
 
 
 def _correlations(E, y):
