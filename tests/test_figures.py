@@ -5,23 +5,40 @@ import itertools
 import numpy as np
 import pytest
 from matplotlib import pyplot as plt
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_hex, to_rgb
 
 from probenc_support.notebook import figures
 
 
-def test_lines_are_told_apart_by_more_than_colour_and_belong_to_no_cell() -> None:
+def test_curves_are_told_apart_by_more_than_colour_and_belong_to_no_cell() -> None:
     before = plt.get_fignums()
-    series = {"one": np.array([3.0, 2.0, 1.0]), "two": np.zeros(2)}
-    _, axes = figures.lines(series, xlabel="rank", yscale="symlog")
+    values = {"one": np.array([3.0, 2.0, 1.0]), "two": np.zeros(2)}
+    series = {label: figures.Curve.over_ranks(v) for label, v in values.items()}
+    figure = figures.curves(series, xlabel="rank", yscale="symlog")
+    (axes,) = figure.axes
     drawn = axes.get_lines()
     assert [line.get_label() for line in drawn] == list(series)
     np.testing.assert_array_equal(drawn[0].get_xdata(), [1, 2, 3])
-    np.testing.assert_array_equal(drawn[0].get_ydata(), series["one"])
+    np.testing.assert_array_equal(drawn[0].get_ydata(), values["one"])
     assert drawn[0].get_linestyle() != drawn[1].get_linestyle()
     assert drawn[0].get_color() != drawn[1].get_color()
     assert (axes.get_xlabel(), axes.get_yscale()) == ("rank", "symlog")
     assert plt.get_fignums() == before, "an open figure would be shown where its cell ends"
+
+
+def test_points_are_not_joined_and_controls_are_told_apart() -> None:
+    x = np.arange(3.0)
+    series = {
+        "points": figures.Curve(x, x, joined=False),
+        "one control": figures.Curve(x, 2 * x, control=True),
+        "another": figures.Curve(x, 3 * x, control=True),
+    }
+    points, one, other = figures.curves(series).axes[0].get_lines()
+    assert points.get_linestyle() == "None"
+    assert points.get_marker() not in ("None", None)
+    assert one.get_color() == other.get_color() == figures.GREY
+    styles = [line._unscaled_dash_pattern for line in (one, other)]
+    assert styles[0] != styles[1]
 
 
 def test_a_band_has_the_colour_of_its_curve_and_a_control_is_grey() -> None:
@@ -61,10 +78,17 @@ def test_measured_against_predicted_shows_every_point_and_equality(n: int) -> No
 
 def test_bars_stand_side_by_side_with_their_values_and_intervals() -> None:
     series = {"one": [1.0, 2.0], "two": [3.0, 4.0]}
-    figure = figures.bars(["a", "b"], series, errors={"one": [[0.1, 0.1], [0.2, 0.2]]}, ylabel="y")
+    figure = figures.bars(
+        ["a", "b"],
+        series,
+        errors={"one": [[0.1, 0.1], [0.2, 0.2]]},
+        controls={"two"},
+        ylabel="y",
+    )
     axes = figure.axes[0]
     heights = [patch.get_height() for patch in axes.patches]
     assert heights == [1.0, 2.0, 3.0, 4.0]
+    assert to_hex(axes.patches[3].get_facecolor()).upper() == figures.GREY, "it is a control"
     starts = sorted((p.get_x(), p.get_x() + p.get_width()) for p in axes.patches)
     assert all(a[1] <= b[0] + 1e-9 for a, b in itertools.pairwise(starts)), "no overlap"
     assert len({p.get_hatch() for p in axes.patches}) == 2, "print has no colour"

@@ -6,7 +6,6 @@ from probenc_support.notebook.figures.kinds import (
     cloud,
     curves,
     equality,
-    lines,
     measured_against_predicted,
 )
 from probenc_support.notebook.figures.of_tables import grouped, intervals
@@ -36,7 +35,6 @@ __all__ = [
     "equality",
     "grouped",
     "intervals",
-    "lines",
     "measured_against_predicted",
     "panel",
     "show",

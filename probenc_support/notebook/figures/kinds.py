@@ -1,6 +1,6 @@
 """The kinds of figures that recur, one drawing function each: all pages look of one hand."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,12 @@ from matplotlib.figure import Figure
 from probenc_support.notebook.figures.style import GREY, LINES, MARKERS, PALETTE, PANEL, panel
 
 Array = npt.NDArray[np.float64]
+
+_CONTROL_LINES = (":", (0, (5, 2)), (0, (5, 1, 1, 1)))
+"""Of the controls of one panel, in order."""
+
+_FEW = 50
+"""Points up to which they are drawn large."""
 
 _MANY = 2000
 """Points above which a cloud is shown by its density."""
@@ -120,15 +126,18 @@ def curves(
         settings: of the axes, for instance `xlabel` or `xscale`.
     """
     figure, axes = panel(size)
-    plain = 0
+    plain = n_controls = 0
     for label, curve in series.items():
-        look: dict[str, Any] = {"color": GREY, "linestyle": ":"}
-        if not curve.control:
+        look: dict[str, Any] = {"color": GREY, "linestyle": _CONTROL_LINES[n_controls % 3]}
+        if curve.control:
+            n_controls += 1
+        else:
             look = {"color": PALETTE[plain], "linestyle": LINES[plain]}
             look |= {"marker": MARKERS[plain]} if marked or not curve.joined else {}
             plain += 1
         if not curve.joined:
             look |= {"linestyle": "none", "marker": look.get("marker", "x")}
+            look |= {"markersize": 3} if len(curve.x) > _FEW else {}
         axes.plot(curve.x, curve.y, label=label, **look)
         if curve.low is not None:
             axes.fill_between(
@@ -166,6 +175,7 @@ def bars(
     series: Mapping[str, Any],
     *,
     errors: Mapping[str, Any] | None = None,
+    controls: Collection[str] = (),
     legend: str = "best",
     size: tuple[float, float] = PANEL,
     **settings: Any,
@@ -176,6 +186,7 @@ def bars(
         names: [n] under the bars.
         series: [n] values by their label in the legend; told apart by colour and hatching.
         errors: [2, n] how far intervals reach below and above, by the same labels.
+        controls: labels of the series that are controls: grey.
         legend: where it stands; empty: there is none.
         settings: of the axes.
     """
@@ -189,7 +200,7 @@ def bars(
             np.asarray(values, dtype=np.float64),
             width,
             yerr=(errors or {}).get(label),
-            color=PALETTE[k],
+            color=GREY if label in controls else PALETTE[k],
             hatch=("", "//", "..", "xx")[k % 4],
             edgecolor="white",
             label=label,
@@ -200,9 +211,3 @@ def bars(
     if legend:
         _legend(axes, legend)
     return figure
-
-
-def lines(series: Mapping[str, Any], **settings: Any) -> tuple[Figure, Axes]:
-    """`curves` over the ranks 1, 2, and so on, of values [k] by their label; with its axes."""
-    figure = curves({label: Curve.over_ranks(v) for label, v in series.items()}, **settings)
-    return figure, figure.axes[0]
