@@ -31,6 +31,23 @@ class Curve:
     """[n] upper end of the band."""
     control: bool = False
     """Whether it is a control: grey and dotted, apart from what it is held against."""
+    repeats: Any = None
+    """Pairs of x [n] and y [n], one a repetition (a run, a seed) of which this is the mean: drawn
+    thin beside it; None: there are none."""
+    marks: Any = None
+    """Which points get a marker where the panel is marked, by number; None: every one."""
+
+    @classmethod
+    def of_runs(cls, x: Any, y: Any, **settings: Any) -> "Curve":
+        """The mean of several runs, with each of them beside it.
+
+        Args:
+            x: [n] or [n_runs, n]; y: [n] of one run, or [n_runs, n].
+        """
+        ys = np.atleast_2d(np.asarray(y, dtype=np.float64))
+        xs = np.broadcast_to(np.asarray(x, dtype=np.float64), ys.shape)
+        pairs = list(zip(xs, ys, strict=True)) if len(ys) > 1 else None
+        return cls(xs.mean(0), ys.mean(0), repeats=pairs, **settings)
 
     @classmethod
     def over_ranks(cls, values: Any, **settings: Any) -> "Curve":
@@ -93,8 +110,9 @@ def curves(
 
     Args:
         series: curves by their label in the legend; eight at most, besides controls.
-        levels: horizontal lines by what they are; bounds and yardsticks.
-        marked: put a marker at every point.
+        levels: horizontal lines by what they are; bounds and yardsticks. One without a name is in
+            no legend.
+        marked: put markers at the points of curves that are no controls.
         legend: where it stands, `below` for under the panel; empty: there is none.
         settings: of the axes, for instance `xlabel` or `xscale`.
     """
@@ -104,9 +122,11 @@ def curves(
         look: dict[str, Any] = {"color": GREY, "linestyle": ":"}
         if not curve.control:
             look = {"color": PALETTE[plain], "linestyle": LINES[plain]}
-            look |= {"marker": MARKERS[plain]} if marked else {}
             plain += 1
-        axes.plot(curve.x, curve.y, label=label, **look)
+        for x, y in curve.repeats or ():
+            axes.plot(x, y, linewidth=0.6, alpha=0.5, **look)
+        marks = {"marker": MARKERS[plain - 1], "markevery": curve.marks} if marked else {}
+        axes.plot(curve.x, curve.y, label=label, **look, **({} if curve.control else marks))
         if curve.low is not None:
             axes.fill_between(
                 curve.x, curve.low, curve.high, color=look["color"], alpha=0.15, linewidth=0
