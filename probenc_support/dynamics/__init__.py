@@ -1,6 +1,6 @@
 """When in training the encoding of frequency appears (section 5).
 
-`cooccurrence`, `early_frequency`, `rivals`, `tables` and `token_properties` are imported by name.
+`early_frequency`, `emergence`, `rivals` and `tables` are imported by name.
 """
 
 from probenc_support.dynamics.behaviour import Behaviour, unigram_divergence, unigram_loss
@@ -12,6 +12,7 @@ from probenc_support.dynamics.convergence import (
     Distances,
     group_of,
 )
+from probenc_support.dynamics.cooccurrence import texts_read
 from probenc_support.dynamics.emergence import (
     FREQUENCY,
     KL,
@@ -38,8 +39,9 @@ from probenc_support.dynamics.frequency_fit import (
 from probenc_support.dynamics.frequency_part import FREQUENCY_PART, REST, split_distances
 from probenc_support.dynamics.halfway_steps import Estimate, crossing, halfway, share_by
 from probenc_support.dynamics.learnt_tokens import by_frequency, examples, learnt_at
+from probenc_support.dynamics.properties import token_properties
 from probenc_support.dynamics.run_dynamics import Dynamics, measure
-from probenc_support.dynamics.straight_line import Ahead, ahead_of, straight_line
+from probenc_support.dynamics.straight_line import Ahead, ahead_of, straight_line, straight_line_of
 from probenc_support.dynamics.unigram_phase import UnigramPhase
 from probenc_support.models.checkpoints import training_runs, training_speed
 
@@ -84,8 +86,11 @@ __all__ = [
     "shortened",
     "split_distances",
     "straight_line",
+    "straight_line_of",
     "text_for",
+    "texts_read",
     "thinned",
+    "token_properties",
     "training_runs",
     "training_speed",
     "unigram_divergence",

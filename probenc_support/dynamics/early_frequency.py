@@ -4,7 +4,9 @@ Each compares when frequency is half-way to its end with when something else is:
 read from the same E, random targets, the predictions, the loss, and a straight line.
 """
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +19,9 @@ from probenc_support.dynamics.halfway_steps import (
     halfway_draws,
     share_by,
 )
+from probenc_support.dynamics.properties import FREQUENCY, RANDOM, RIVALS
 from probenc_support.dynamics.rivals import LEAST_FINAL, Probe
 from probenc_support.dynamics.run_dynamics import Dynamics
-from probenc_support.dynamics.token_properties import FREQUENCY, RANDOM, RIVALS
 
 Array = NDArray[np.float64]
 
@@ -126,6 +128,32 @@ def loss_fall_at_halfway(
         shares = [share_by(s, each.read_steps, c) for s, c in zip(own, curves, strict=True)]
         draws.append(np.array(shares))
     return Estimate.mean_of_runs(values, draws)
+
+
+@dataclass(frozen=True)
+class AgainstLoss:
+    """How the rise of the frequency fit lies to the fall of the loss, mean over runs."""
+
+    step_r2_half: float
+    """Step at which adjusted R^2 passes 0.5; NaN where it does not in every run."""
+    loss_share: float
+    """Share of the loss's whole fall that has happened by then; NaN without either."""
+    r2_at_quarter: float
+    """Adjusted R^2 when a quarter of the loss's fall has happened; NaN where no text was read."""
+
+
+def against_loss(runs: Sequence[Dynamics]) -> AgainstLoss:
+    """When frequency can be read from E, as the loss tells time."""
+    passed = [crossing(each.steps, each.r2_adj, 0.5) for each in runs]
+    in_every_run, read = bool(np.isfinite(passed).all()), all(each.behaviour for each in runs)
+    shares = [e.loss_share(s) for e, s in zip(runs, passed, strict=True)] if read else []
+    return AgainstLoss(
+        step_r2_half=float(np.mean(passed)),
+        loss_share=float(np.mean(shares)) if read and in_every_run else math.nan,
+        r2_at_quarter=float(np.mean([r2_when_loss_fell(e, 0.25) for e in runs]))
+        if read
+        else math.nan,
+    )
 
 
 def r2_when_loss_fell(measured: Dynamics, share: float) -> float:

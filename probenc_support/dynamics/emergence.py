@@ -8,9 +8,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from probenc_support.dynamics import convergence
+from probenc_support.dynamics.convergence import BODY, EMBEDDING
 from probenc_support.dynamics.evaluation_text import thinned
 from probenc_support.dynamics.frequency_fit import bootstrap_r2_adj
-from probenc_support.dynamics.frequency_part import FREQUENCY_PART, split_distances
+from probenc_support.dynamics.frequency_part import FREQUENCY_PART, REST, split_distances
 from probenc_support.dynamics.halfway_steps import Estimate, halfway, halfway_draws
 from probenc_support.dynamics.run_dynamics import Dynamics
 from probenc_support.errors import InputError
@@ -29,6 +30,37 @@ LOSS = "loss"
 
 
 KL = "KL to the final model"
+
+
+METRIC_NAMES = {
+    FREQUENCY: "frequency",
+    LOSS: "loss",
+    KL: "kl_to_final",
+    EMBEDDING: "embedding",
+    BODY: "body",
+    FREQUENCY_PART: "frequency_part",
+    REST: "rest_of_embedding",
+}
+"""What is collected of `over_runs`, as `halfway_step_<name>`."""
+
+
+HEADINGS = {
+    "step": "half-way step (mean)",
+    "low": "interval from",
+    "high": "to",
+    "earliest": "earliest run",
+    "latest": "latest run",
+    "frequency_first": "frequency comes before it",
+}
+"""Columns of `over_runs` as a reader sees them."""
+
+
+HEADINGS_BY_LENGTH = {
+    "stopped_at": "stopped at",
+    **{what: what for what in METRIC_NAMES},
+    "frequency_first": "frequency before parameters",
+}
+"""Columns of `by_length` that a reader sees, and what they are called there."""
 
 
 LEAST_END = 8
@@ -100,22 +132,35 @@ def emergence_table(
 
 
 def over_runs(table: pd.DataFrame) -> pd.DataFrame:
-    """Half-way steps by what they are of: the mean over runs, the widest interval of any run, and
-    the earliest and the latest run.
+    """Half-way steps by what they are of: the mean over runs, the widest interval of any run, the
+    earliest and the latest run, and whether frequency comes before it in every run.
 
     Args:
         table: see `emergence_table`.
 
     Returns:
-        Columns step, low, high, earliest, latest; indexed by `what`.
+        Columns step, low, high, earliest, latest, frequency_first (`yes`, `no`, empty for
+        frequency itself); indexed by `what`.
     """
-    return table.groupby("what", sort=False).agg(
+    halves = table.groupby("what", sort=False).agg(
         step=("step", "mean"),
         low=("low", "min"),
         high=("high", "max"),
         earliest=("step", "min"),
         latest=("step", "max"),
     )
+    others = halves.index.drop(FREQUENCY)
+    first = {what: "yes" if is_earliest(table, before=[what]) else "no" for what in others}
+    return halves.assign(frequency_first=halves.index.map({FREQUENCY: "", **first}))
+
+
+def metrics(halves: pd.DataFrame) -> dict[str, float]:
+    """Half-way steps to collect from `over_runs`: `halfway_step_<name>` with its interval."""
+    collected: dict[str, float] = {}
+    for what in halves.index.intersection(list(METRIC_NAMES)):
+        step = Estimate(*(float(halves.loc[what, end]) for end in ("step", "low", "high")))
+        collected |= step.metrics(f"halfway_step_{METRIC_NAMES[what]}")
+    return collected
 
 
 def is_earliest(table: pd.DataFrame, *, before: Iterable[str], what: str = FREQUENCY) -> bool:

@@ -19,7 +19,7 @@ from torch import Tensor
 from probenc_support.dynamics import halfway_steps, resampling
 from probenc_support.dynamics.frequency import Frequencies
 from probenc_support.dynamics.halfway_steps import Estimate
-from probenc_support.dynamics.token_properties import Property, without
+from probenc_support.dynamics.properties import Property, without
 from probenc_support.models.checkpoints import TrainingRun
 from probenc_support.regression import Design, adjusted
 

@@ -52,7 +52,13 @@ class Dynamics:
 
     @property
     def steps(self) -> list[int]:
+        """Steps of the checkpoints, ascending."""
         return self.run.steps
+
+    @property
+    def texts(self) -> list[str]:
+        """[V] readable text of each token."""
+        return Vocabulary(self.run.tokenizer(), len(self.frequencies.counts)).texts
 
     @property
     def r2_adj(self) -> Array:

@@ -35,7 +35,7 @@ def straight_line(
     return pd.DataFrame({"distance": 1.0 - shares, "r2_adj": r2_adj})
 
 
-def of_run(measured: Dynamics, *, n: int = 21) -> pd.DataFrame:
+def straight_line_of(measured: Dynamics, *, n: int = 21) -> pd.DataFrame:
     """`straight_line` between the first and the last E of a run."""
     first, final = (measured.run.embedding(measured.steps[place]) for place in (0, -1))
     return straight_line(first, final, measured.frequencies, n=n)

@@ -8,6 +8,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from probenc_support.dynamics import BODY, EMBEDDING, Dynamics, split_distances
+from probenc_support.dynamics.rivals import Probe
 from probenc_support.notebook import figures
 
 Array = NDArray[np.float64]
@@ -18,6 +20,11 @@ OverSteps = tuple[Sequence[int], Any]
 
 
 SIZE = (4.4, 3.6)
+"""Inches of a panel: curves over steps have long legends."""
+
+
+CLASSES = ("most frequent fifth", "second", "third", "fourth", "least frequent fifth")
+"""Tokens by frequency, as `dynamics.by_frequency` numbers them."""
 
 
 def over_steps(
@@ -71,7 +78,9 @@ def by_column(table: pd.DataFrame, columns: Sequence[Any] | None = None) -> dict
     Args:
         columns: which, in this order; None: all.
     """
-    chosen = {str(name): table[name].dropna() for name in (columns or table.columns)}
+    chosen = {
+        str(name): table[name].dropna() for name in (table.columns if columns is None else columns)
+    }
     return {name: (values.index.tolist(), values.to_numpy()) for name, values in chosen.items()}
 
 
@@ -82,23 +91,71 @@ def some_of(names: Sequence[Any], most: int = 8) -> list[Any]:
     return [names[place] for place in places]
 
 
-def against_distance(
-    training: tuple[Array, Array], line: tuple[Array, Array], shuffled: Array
-) -> Figure:
-    """R^2 against how far E still has to go, in training and on the straight line to its end.
+def shares_of_the_way(runs: Sequence[Dynamics]) -> dict[str, OverSteps]:
+    """R^2 of frequency as it is, and how far parameters, loss and predictions are from their first
+    to their last values (0 to 1), for `over_steps`."""
+    first, steps, read_steps = runs[0], runs[0].steps, runs[0].read_steps
+    shares: dict[str, OverSteps] = {
+        r"$R^2$ of frequency on $E$": (steps, [each.r2_adj for each in runs])
+    }
+    for group, label in ((EMBEDDING, "$E$ moved"), (BODY, "other parameters moved")):
+        if group in first.convergence.groups:
+            shares[label] = (steps, [1 - each.convergence.distance(group) for each in runs])
+    if first.behaviour:
+        shares["loss fallen"] = (read_steps, [_share(each.loss) for each in runs])
+        nearer = [_share(each.kl_to_final) for each in runs]
+        shares["predictions as the final ones"] = (read_steps, nearer)
+    ceilings = [each.r2_text_so_far for each in runs if each.r2_text_so_far is not None]
+    if ceilings:
+        shares["$R^2$ of the text so far"] = (steps, np.mean(ceilings, axis=0))
+    return shares
+
+
+def _share(curve: Array) -> Array:
+    share: Array = (curve[0] - curve) / (curve[0] - curve[-1])
+    return share
+
+
+def of_probes(
+    probes: Sequence[Sequence[Probe]],
+) -> tuple[dict[str, OverSteps], dict[str, OverSteps]]:
+    """R^2 of each property as a share of its ceiling, and as it is, for `over_steps`.
 
     Args:
-        training: distances and R^2 [n_runs, n_steps].
-        line: the same at points of the straight line [n_runs, n].
-        shuffled: [n_runs, n_steps] the largest R^2 with shuffled counts.
+        probes: of each run, of the same properties in the same order; see `rivals.probe`.
     """
+    shares: dict[str, OverSteps] = {}
+    plain: dict[str, OverSteps] = {}
+    for of_property in zip(*probes, strict=True):
+        name, steps = of_property[0].name, of_property[0].steps
+        shares[name] = (steps, [each.share for each in of_property])
+        plain[name] = (steps, [each.r2_adj for each in of_property])
+    return shares, plain
+
+
+def of_parts(runs: Sequence[Dynamics]) -> dict[str, OverSteps]:
+    """Distances of the frequency part of E and of the rest from their final values."""
+    splits = [split_distances(each.run, each.frequencies, n_replicates=0) for each in runs]
+    return {part: (runs[0].steps, [split[part][0] for split in splits]) for part in splits[0]}
+
+
+def against_distance(runs: Sequence[Dynamics], lines: Sequence[pd.DataFrame]) -> Figure:
+    """R^2 of frequency against how far E still has to go, in training and on straight lines.
+
+    Args:
+        lines: of each run, see `dynamics.straight_line_of`.
+    """
+    distances = [each.convergence.distance(EMBEDDING) for each in runs]
+    shuffled = [[fit.r2_adj_shuffled.max() for fit in each.fits] for each in runs]
+    on_line = [[line[name] for line in lines] for name in ("distance", "r2_adj")]
     curves = {
-        "training": figures.Curve.of_runs(*training),
-        "straight line": figures.Curve.of_runs(*line),
-        "shuffled, largest": figures.Curve.of_runs(training[0], shuffled, control=True),
+        "training": figures.Curve.of_runs(distances, [each.r2_adj for each in runs]),
+        "straight line": figures.Curve.of_runs(*on_line),
+        "shuffled, largest": figures.Curve.of_runs(distances, shuffled, control=True),
     }
     return figures.curves(
         curves,
+        marked=True,
         legend="center right",
         size=SIZE,
         xlim=(1.02, -0.02),
@@ -111,11 +168,11 @@ def classes_over_steps(classes: pd.DataFrame) -> Figure:
     """Mean fitted -log f of classes of tokens over steps; dotted in the same colour, the truth.
 
     Args:
-        classes: columns `true` and `fitted`, indexed by class and step; see `dynamics.by_frequency`.
+        classes: columns `true` and `fitted` of `dynamics.by_frequency`, indexed by class and step.
     """
     fitted = classes["fitted"].unstack("group")
     room_for_legend = classes[["true", "fitted"]].min().min() - 1.6
-    names = dict(zip(fitted, ("most frequent", "second", "third", "fourth", "least"), strict=True))
+    names = dict(zip(fitted, CLASSES, strict=True))
     figure = over_steps(
         by_column(fitted.rename(columns=names)),
         ylabel=r"fitted $-\log f_w$ (nats)",

@@ -84,7 +84,7 @@ def without(values: Array, y: Array) -> Array:
     return cast(Array, deviation - np.outer(centred, centred @ deviation) / (centred @ centred))
 
 
-def properties(
+def token_properties(
     run: TrainingRun,
     known: Frequencies,
     *,
