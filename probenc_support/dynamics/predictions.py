@@ -49,7 +49,7 @@ class Predictions:
             if len(self.h) * self.head.V <= _KEPT:
                 made.append(log_p)
             yield log_p
-        self._made.extend(made)
+        self._made[:] = made
 
     def _pieces(self, values: Tensor) -> list[Tensor]:
         return list(values.split(max(1, _AT_ONCE // self.head.V)))
