@@ -41,6 +41,23 @@ class Curve:
     """Whether it is a control: grey and dotted, apart from what it is held against."""
     joined: bool = True
     """Whether a line joins the points; else each is a mark of its own."""
+    repeats: Any = None
+    """Pairs of x [n] and y [n], one a repetition (a run, a seed) of which this is the mean: drawn
+    thin beside it; None: there are none."""
+    marks: Any = None
+    """Which points get a marker where the panel is marked, by number; None: every one."""
+
+    @classmethod
+    def of_runs(cls, x: Any, y: Any, **settings: Any) -> "Curve":
+        """The mean of several runs, with each of them beside it.
+
+        Args:
+            x: [n] or [n_runs, n]; y: [n] of one run, or [n_runs, n].
+        """
+        ys = np.atleast_2d(np.asarray(y, dtype=np.float64))
+        xs = np.broadcast_to(np.asarray(x, dtype=np.float64), ys.shape)
+        pairs = list(zip(xs, ys, strict=True)) if len(ys) > 1 else None
+        return cls(xs.mean(0), ys.mean(0), repeats=pairs, **settings)
 
     @classmethod
     def over_ranks(cls, values: Any, **settings: Any) -> "Curve":
@@ -120,8 +137,9 @@ def curves(
 
     Args:
         series: curves by their label in the legend; eight at most, besides controls.
-        levels: horizontal lines by what they are; bounds and yardsticks.
-        marked: put a marker at every point.
+        levels: horizontal lines by what they are; bounds and yardsticks. One without a name is in
+            no legend.
+        marked: put markers at the points of curves that are no controls.
         legend: where it stands, `below` for under the panel; empty: there is none.
         settings: of the axes, for instance `xlabel` or `xscale`.
     """
@@ -133,8 +151,11 @@ def curves(
             n_controls += 1
         else:
             look = {"color": PALETTE[plain], "linestyle": LINES[plain]}
-            look |= {"marker": MARKERS[plain]} if marked or not curve.joined else {}
             plain += 1
+        for x, y in curve.repeats or ():
+            axes.plot(x, y, linewidth=0.6, alpha=0.5, **look)
+        if not curve.control and (marked or not curve.joined):
+            look |= {"marker": MARKERS[plain - 1], "markevery": curve.marks}
         if not curve.joined:
             look |= {"linestyle": "none", "marker": look.get("marker", "x")}
             look |= {"markersize": 3} if len(curve.x) > _FEW else {}
