@@ -2,7 +2,6 @@
 
 from probenc_support.pruning.bases import (
     Basis,
-    States,
     compensated_basis,
     keeping_basis,
     levels,
@@ -10,7 +9,6 @@ from probenc_support.pruning.bases import (
     mean_basis,
     power_weights,
     rotated_basis,
-    square_roots,
     token_metric,
     zero_basis,
 )
@@ -18,11 +16,11 @@ from probenc_support.pruning.divergence import (
     Choice,
     Divergences,
     Levels,
+    Reference,
     choose_power,
     evaluate,
     positions_at_once,
     sweep,
-    sweeps,
 )
 
 __all__ = [
@@ -30,7 +28,7 @@ __all__ = [
     "Choice",
     "Divergences",
     "Levels",
-    "States",
+    "Reference",
     "choose_power",
     "compensated_basis",
     "evaluate",
@@ -41,9 +39,7 @@ __all__ = [
     "positions_at_once",
     "power_weights",
     "rotated_basis",
-    "square_roots",
     "sweep",
-    "sweeps",
     "token_metric",
     "zero_basis",
 ]

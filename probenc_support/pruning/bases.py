@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from probenc_support.errors import InputError
-from probenc_support.moments import RESOLUTION, Moments
+from probenc_support.moments import Moments, States, moments_of, square_roots
 from probenc_support.precision import wide
 
 
@@ -53,14 +53,6 @@ def zero_basis(order: Tensor) -> Basis:
     """The paper's: dimensions are set to zero in `order` [d]."""
     identity = torch.eye(len(order), dtype=torch.float64)
     return Basis(identity[order], identity[:, order], torch.zeros(len(order)).double(), order)
-
-
-States = Tensor | Moments
-"""Hidden states [N, d], or their moments where several bases are made from the same ones."""
-
-
-def moments_of(h: States) -> Moments:
-    return h if isinstance(h, Moments) else Moments.of(h.cpu())
 
 
 def mean_basis(order: Tensor, h: States) -> Basis:
@@ -126,16 +118,6 @@ def keeping_basis(
     vectors, _ = torch.linalg.qr(torch.cat([u[:, None], vectors.flip(1)], dim=1))
     vectors = torch.cat([vectors[:, 1:].flip(1), u[:, None]], dim=1)
     return Basis(vectors.T @ root_T @ inverse, root @ inverse_T @ vectors, moments.mean, None)
-
-
-def square_roots(matrix: Tensor, *, floor: float = RESOLUTION) -> tuple[Tensor, Tensor]:
-    """Square root of a positive matrix [d, d] and its inverse, both float64.
-
-    Eigenvalues below `floor` times the largest are raised to it.
-    """
-    values, vectors = torch.linalg.eigh(matrix.double())
-    values = values.clamp(min=float(values.max()) * floor).sqrt()
-    return (vectors * values) @ vectors.T, (vectors / values) @ vectors.T
 
 
 def token_metric(E: Tensor, weights: Tensor) -> Tensor:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from probenc_support.head import Head
+from probenc_support.moments import States
 from probenc_support.precision import wide
-from probenc_support.pruning.bases import Basis, States, compensated_basis, mean_basis, zero_basis
+from probenc_support.pruning.bases import Basis, compensated_basis, mean_basis, zero_basis
 from probenc_support.pruning.divergence import positions_at_once
 
 REPLACEMENTS = ("zero", "mean", "compensated")

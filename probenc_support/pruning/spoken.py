@@ -1,7 +1,8 @@
 """One body, several heads: continuations of the same prompts, and MAUVE with intervals.
 
-A pruned head leaves the body as it is, so the prompts are read once for all heads. What MAUVE
-compares, the body's hidden state at a text's last token, is left over from writing it.
+A pruned head leaves the body as it is, so the prompts are read once for all heads, and each token
+that is drawn is read once: its hidden state gives the next token, and at a text's end it is what
+MAUVE compares.
 """
 
 import copy
@@ -17,8 +18,7 @@ from torch import Tensor, nn
 
 from probenc_support import generation
 from probenc_support.generation import Samples
-from probenc_support.models import LanguageModel, with_first_token
-from probenc_support.pruning.pruned_head import swapped
+from probenc_support.models import LanguageModel, check_editable, logit_scale, with_first_token
 from probenc_support.regression import Interval, draws_with_replacement
 from probenc_support.regression.arrays import Array
 
@@ -52,26 +52,30 @@ def speak(
     """Continuations of prompts [n, T] by the model with each of several heads.
 
     Plain sampling at temperature 1. The end-of-text token is not drawn, so that all texts have one
-    length. The model's own head is back afterwards.
+    length. The model itself is not changed.
 
     Args:
-        heads: by name; None: the model's own.
+        heads: by name, for instance pruned ones; None: the model's own.
         n_tokens: of each continuation.
-        seeds: of the draws, by the heads' names.
+        seeds: of the draws, by the heads' names; heads of one seed draw with the same noise.
 
     Raises:
         InputError: the texts would not fit into the model's context, or it does not generate.
     """
     generation.check_lengths(lm, prompts.shape[1], n_tokens)
-    generators = {name: torch.Generator(lm.device).manual_seed(seeds[name]) for name in heads}
+    check_editable(lm)
+    generators = {seed: torch.Generator(lm.device).manual_seed(seed) for seed in seeds.values()}
     written: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in heads}
     for batch in prompts.split(batch_size):
         ids = with_first_token(lm, batch.to(lm.device))
-        read = _read(lm, ids[:, :-1])
-        for name, head in heads.items():
-            own = copy.deepcopy(read)
-            with swapped(lm, lm.model.get_output_embeddings() if head is None else head):
-                written[name].append(_continue(lm, ids[:, -1:], own, n_tokens, generators[name]))
+        read = lm.model.base_model(input_ids=ids, use_cache=True)
+        voices = [_Voice(lm, heads[name], read, seeds[name]) for name in heads]
+        for _ in range(n_tokens):
+            noise: dict[int, Tensor] = {}
+            for voice in voices:
+                voice.draw(noise, generators)
+        for name, voice in zip(heads, voices, strict=True):
+            written[name].append((torch.cat(voice.drawn, dim=1).cpu(), voice.h.float().cpu()))
     return {
         name: Spoken(
             Samples(prompts.cpu(), torch.cat([ids for ids, _ in parts])),
@@ -81,28 +85,33 @@ def speak(
     }
 
 
-def _read(lm: LanguageModel, ids: Tensor) -> Any:
-    """What the body keeps of a text [n, T]; None where there is none."""
-    if not ids.shape[1]:
-        return None
-    return lm.model.base_model(input_ids=ids, use_cache=True).past_key_values
+class _Voice:
+    """One head on its way through the continuations of a batch of prompts."""
 
+    def __init__(self, lm: LanguageModel, head: nn.Module | None, read: Any, seed: int) -> None:
+        self.lm, self.seed = lm, seed
+        self.head: Any = lm.model.get_output_embeddings() if head is None else head
+        self.scale = logit_scale(lm.model.config)
+        self.h, self.past = read.last_hidden_state[:, -1], copy.deepcopy(read.past_key_values)
+        self.drawn: list[Tensor] = []
 
-def _continue(
-    lm: LanguageModel, token: Tensor, read: Any, n_tokens: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Tokens [n, n_tokens] drawn after [n, 1], and the last hidden states [n, d]."""
-    end = generation.end_of_text(lm)
-    drawn = []
-    for _ in range(n_tokens):
-        out = lm.model(input_ids=token, past_key_values=read, use_cache=True)
-        logits = out.logits[:, -1].float()
-        logits[:, end] = -torch.inf
-        token = torch.multinomial(logits.softmax(dim=1), 1, generator=generator)
-        drawn.append(token)
-        read = out.past_key_values
-    body = lm.model.base_model(input_ids=token, past_key_values=read, use_cache=True)
-    return torch.cat(drawn, dim=1).cpu(), body.last_hidden_state[:, -1].float().cpu()
+    def draw(self, noise: dict[int, Tensor], generators: Mapping[int, torch.Generator]) -> None:
+        """Draws the next token of each text and reads it.
+
+        A token is the largest ratio of probability to exponential noise, as in
+        `torch.multinomial`; heads of one seed share the noise of a step, which is kept in `noise`.
+        """
+        logits = self.scale * self.head(self.h).float()
+        logits[:, generation.end_of_text(self.lm)] = -torch.inf
+        p = logits.softmax(dim=1)
+        if self.seed not in noise:
+            generator = generators[self.seed]
+            noise[self.seed] = torch.empty_like(p).exponential_(generator=generator)
+        token = (p / noise[self.seed]).argmax(dim=1, keepdim=True)
+        self.drawn.append(token)
+        body: Any = self.lm.model.base_model
+        out = body(input_ids=token, past_key_values=self.past, use_cache=True)
+        self.h, self.past = out.last_hidden_state[:, -1], out.past_key_values
 
 
 # ------------------------------------------------------------------------------------------- MAUVE
