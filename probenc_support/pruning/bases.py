@@ -142,6 +142,15 @@ def lost_variance(basis: Basis, E: Tensor, h: Tensor, weights: Tensor) -> Tensor
     return lost / (metric * Moments.of(h.cpu()).cov).sum()
 
 
+def participation(basis: Basis, removed: int) -> float:
+    """Over how many plain dimensions the directions that go are spread, from 1 to d.
+
+    The mean over directions u of length one of the participation ratio 1 / sum_i u_i^4.
+    """
+    directions = basis.decode[:, :removed] / basis.decode[:, :removed].norm(dim=0)
+    return float((1 / directions.pow(4).sum(dim=0)).mean())
+
+
 def power_weights(log_a: Tensor, power: float) -> Tensor:
     """[V] float64 a^power, up to a factor: 0 counts all tokens alike, 1 counts occurrences."""
     return torch.softmax(power * log_a.double(), dim=0)

@@ -7,7 +7,7 @@ MAUVE compares.
 
 import copy
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,6 +37,23 @@ class Spoken:
     samples: Samples
     features: NDArray[np.float32]
     """[n, d] hidden state at each text's last token, of the body, which all heads share."""
+
+
+def prompts_of(ids: Tensor, group: Tensor, n: int, length: int = 16) -> tuple[Tensor, Tensor]:
+    """Consecutive pieces of text blocks: the first n, or as many as there are.
+
+    Args:
+        ids: [B, T] tokens of the blocks.
+        group: [B * T] document of each position.
+        length: of a piece; shorter where a quarter of a block is.
+
+    Returns:
+        The pieces [n, length], and the document [n] in which each ends.
+    """
+    length = max(1, min(length, ids.shape[1] // 4))
+    pieces = ids[:, : ids.shape[1] // length * length].reshape(-1, length)[:n]
+    ends = group.reshape(ids.shape)[:, length - 1 :: length].flatten()
+    return pieces, ends[: len(pieces)]
 
 
 @torch.no_grad()
@@ -140,19 +157,34 @@ def mauve_intervals(
     n_groups = int(index.max()) + 1
     draws = draws_with_replacement(n_groups, n_replicates, seed=seed)
     weights = np.concatenate([np.ones((1, n_groups)), draws])[:, index]
-    found = {}
+    by_name = {}
     k = max(2, round(len(index) / 10))
     for name, other in others.items():
         texts = principal(reference.features, other.features)
         scores = []
         for i in range(n_clusterings):
-            found_in = clusters(texts, k, seed=seed + i)
-            here, there = (_counts(c, weights, k) for c in np.split(found_in, [len(index)]))
+            cluster = clusters(texts, k, seed=seed + i)
+            here, there = (_counts(c, weights, k) for c in np.split(cluster, [len(index)]))
             scores.append(mauve_of(here, there))
         score = np.mean(scores, axis=0)
         interval = Interval.of(float(score[0]), score[1:])
-        found[name] = replace(interval, low=max(0.0, interval.low), high=min(1.0, interval.high))
-    return found
+        by_name[name] = replace(interval, low=max(0.0, interval.low), high=min(1.0, interval.high))
+    return by_name
+
+
+def mauve_of_first(
+    written: Mapping[str, Spoken], group: Tensor, numbers: Sequence[int], *, seed: int = 0
+) -> dict[int, dict[str, Interval]]:
+    """`mauve_intervals` of all others against `reference`, of the first texts alone, by number.
+
+    group: [n] document of each prompt. Errors as for `mauve_intervals`.
+    """
+    scores = {}
+    for n in numbers:
+        first = {name: Spoken(s.samples, s.features[:n]) for name, s in written.items()}
+        reference = first.pop("reference")
+        scores[n] = mauve_intervals(reference, first, group[:n], seed=seed)
+    return scores
 
 
 def principal(p: NDArray[np.float32], q: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -177,9 +209,9 @@ def clusters(scores: NDArray[np.float32], k: int, *, seed: int = 0) -> NDArray[n
     return np.asarray(means.index.search(scores, 1)[1][:, 0], dtype=np.int64)
 
 
-def _counts(found: NDArray[np.int64], weights: Array, k: int) -> Array:
-    """[B, k] weight of each cluster in each draw."""
-    return np.asarray(weights @ np.eye(k)[found])
+def _counts(cluster: NDArray[np.int64], weights: Array, k: int) -> Array:
+    """[B, k] weight of each cluster in each draw, of texts' clusters [n] and weights [B, n]."""
+    return np.asarray(weights @ np.eye(k)[cluster])
 
 
 def mauve_of(p: Array, q: Array) -> Array:
