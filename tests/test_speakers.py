@@ -158,3 +158,27 @@ def test_mauve_of_a_handful_is_refused() -> None:
     few = spoken(np.random.default_rng(0), 5, 0)
     with pytest.raises(InputError, match="at least 20"):
         speakers.mauve_intervals(few, {"": few}, torch.arange(5))
+
+
+def test_prompts_are_consecutive_pieces_and_their_documents() -> None:
+    ids = torch.arange(2 * 13).reshape(2, 13)
+    pieces, documents = speakers.prompts_of(ids, ids.flatten() // 5, 5, length=16)
+    assert pieces.tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11], [13, 14, 15]]
+    assert documents.tolist() == [2 // 5, 5 // 5, 8 // 5, 11 // 5, 15 // 5]
+    assert speakers.prompts_of(ids, ids.flatten(), 5, length=2)[0].tolist()[6:] == []
+    assert len(speakers.prompts_of(ids, ids.flatten(), 100)[0]) == 8
+
+
+@needs_mauve
+def test_mauve_of_the_first_texts_is_that_of_these_texts_alone() -> None:
+    rng = np.random.default_rng(3)
+    written = {"reference": spoken(rng, 60, 0), "other": spoken(rng, 60, 1.0)}
+    group = torch.arange(60) // 3
+    by_number = speakers.mauve_of_first(written, group, [30, 60], seed=2)
+    for n in (30, 60):
+        first = {k: Spoken(s.samples, s.features[:n]) for k, s in written.items()}
+        alone = speakers.mauve_intervals(
+            first["reference"], {"other": first["other"]}, group[:n], seed=2
+        )
+        assert by_number[n]["other"].estimate == alone["other"].estimate
+    assert list(by_number[30]) == ["other"], "the reference is not held against itself"

@@ -80,18 +80,20 @@ class _Distribution:
         self.logits, self.targets = logits, targets
         self.top = logits.argmax(dim=1)
         self.p, self.z, _ = self._softmax(logits, torch.empty_like(logits))
-        self.p /= self.p.sum(dim=1)[:, None]
         self.mean_logit = torch.linalg.vecdot(self.p, logits)
         self.nll = self._nll(logits, self.z)
 
     def _softmax(self, logits: Tensor, out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Softmax [n, V] (in `out`), log-partition [n], largest logit [n].
 
-        The log-partition follows from the largest probability, whose digits are all there.
+        The log-partition follows from the largest probability, whose digits are all there. What
+        float32 leaves of the sum of the probabilities is made one: it is as large as the smallest
+        divergences.
         """
         highest = logits.amax(dim=1)
         q = torch.softmax(logits, dim=1, out=out)
-        return q, highest - q.amax(dim=1).log(), highest
+        z = highest - q.amax(dim=1).log()
+        return q.div_(q.sum(dim=1)[:, None]), z, highest
 
     def _nll(self, logits: Tensor, z: Tensor) -> Tensor:
         if self.targets is None:

@@ -24,6 +24,11 @@ USES_SLOPES = ("paper", "tstat", "standardised", "fisher_slope")
 """Orders that know the log-linear fit."""
 
 
+def uses_slopes(order: str) -> bool:
+    """Whether an order knows the log-linear fit."""
+    return order in USES_SLOPES
+
+
 def ascending(score: Tensor) -> Tensor:
     """[d] int64: dimensions from the one that goes first (smallest score [d]) to the last."""
     return torch.argsort(torch.as_tensor(score), stable=True).cpu()
@@ -159,7 +164,7 @@ def contests(kl: Mapping[str, float], orders: Sequence[str]) -> dict[str, Contes
     for replacement in REPLACEMENTS:
         by_order = {order: kl[name_of(order, replacement)] for order in orders}
         slope, without = (
-            min((o for o in orders if (o in USES_SLOPES) == uses), key=by_order.__getitem__)
+            min((o for o in orders if uses_slopes(o) == uses), key=by_order.__getitem__)
             for uses in (True, False)
         )
         chosen[replacement] = Contest(replacement, slope, without)
