@@ -36,7 +36,7 @@ def test_nothing_is_judged_on_text_on_which_something_was_chosen(
 
 def test_too_short_a_text_is_refused(tmp_path: Path) -> None:
     text = tmp_path / "short.txt"
-    text.write_text(tiny.prose()[:3500], encoding="utf-8")
+    text.write_text(tiny.prose()[:2500], encoding="utf-8")
     with pytest.raises(InputError, match=r"short\.txt has [3-7] blocks of 256 tokens"):
         parts(str(text))
 
