@@ -112,6 +112,25 @@ def sums_by_label(h: Tensor, label: Tensor, n_labels: int) -> Tensor:
     return sums.index_add_(0, label.to(states.device), states)
 
 
+States = Tensor | Moments
+"""Hidden states [N, d], or their moments where several things are made from the same ones."""
+
+
+def moments_of(h: States) -> Moments:
+    """The moments of hidden states [N, d], on the CPU; moments as they are."""
+    return h if isinstance(h, Moments) else Moments.of(h.cpu())
+
+
+def square_roots(matrix: Tensor, *, floor: float = RESOLUTION) -> tuple[Tensor, Tensor]:
+    """Square root of a positive matrix [d, d] and its inverse, both float64.
+
+    Eigenvalues below `floor` times the largest are raised to it.
+    """
+    values, vectors = torch.linalg.eigh(matrix.double())
+    values = values.clamp(min=float(values.max()) * floor).sqrt()
+    return (vectors * values) @ vectors.T, (vectors / values) @ vectors.T
+
+
 def covariance(h: Tensor, z: Tensor) -> Tensor:
     """[d] covariance of hidden states h [N, d] and log-partition z [N], divided by N."""
     states, levels = wide(h), wide(z)

@@ -3,6 +3,7 @@
 import itertools
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 from matplotlib.colors import to_hex, to_rgb
@@ -59,6 +60,15 @@ def test_a_band_has_the_colour_of_its_curve_and_a_control_is_grey() -> None:
     assert other.get_color() == figures.PALETTE[1], "a control takes no colour of the others"
     assert bound.get_ydata()[0] == 0.5
     assert axes.get_xlabel() == "share"
+
+
+def test_a_curve_of_a_table_has_its_ends_and_is_in_order() -> None:
+    table = pd.DataFrame({"share": [0.5, 0.1], "kl": [2.0, 0.25]})
+    table["kl_low"], table["kl_high"] = table["kl"] / 2, 2 * table["kl"]
+    curve = figures.Curve.with_ends(table, "share", "kl", control=True)
+    assert (list(curve.x), list(curve.y)) == ([0.1, 0.5], [0.25, 2.0])
+    assert (list(curve.low), list(curve.high)) == ([0.125, 1.0], [0.5, 4.0])
+    assert curve.control
 
 
 @pytest.mark.parametrize("n", [10, 5000])

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -63,6 +64,12 @@ class Curve:
     def over_ranks(cls, values: Any, **settings: Any) -> "Curve":
         """Values over the ranks 1, 2, and so on."""
         return cls(np.arange(1, len(values) + 1), values, **settings)
+
+    @classmethod
+    def with_ends(cls, frame: pd.DataFrame, x: str, y: str, **settings: Any) -> "Curve":
+        """Column y of a table over its column x, with the columns `<y>_low` and `<y>_high`."""
+        rows = frame.sort_values(x)
+        return cls(rows[x], rows[y], rows[f"{y}_low"], rows[f"{y}_high"], **settings)
 
 
 def cloud(
