@@ -6,8 +6,7 @@ import torch
 from scipy import stats
 
 from probenc_support import regression
-from probenc_support.regression import Design
-from probenc_support.regression import slopes as slopes
+from probenc_support.regression import Design, slopes
 from probenc_support.sparsity.significance import Significance
 
 
