@@ -118,13 +118,15 @@ class _Voice:
         A token is the largest ratio of probability to exponential noise, as in
         `torch.multinomial`; heads of one seed share the noise of a step, which is kept in `noise`.
         """
-        logits = self.scale * self.head(self.h).float()
+        logits = self.head(self.h).float()
+        if self.scale != 1.0:
+            logits = self.scale * logits
         logits[:, generation.end_of_text(self.lm)] = -torch.inf
         p = logits.softmax(dim=1)
         if self.seed not in noise:
             generator = generators[self.seed]
             noise[self.seed] = torch.empty_like(p).exponential_(generator=generator)
-        token = (p / noise[self.seed]).argmax(dim=1, keepdim=True)
+        token = p.div_(noise[self.seed]).argmax(dim=1, keepdim=True)
         self.drawn.append(token)
         body: Any = self.lm.model.base_model
         out = body(input_ids=token, past_key_values=self.past, use_cache=True)
