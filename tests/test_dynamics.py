@@ -185,6 +185,18 @@ def test_seeds_are_those_that_there_are(tiny_folder: Path) -> None:
     assert checkpoints.seeds(str(tiny_folder), 0, 3) == [0]
 
 
+def test_runs_of_several_seeds_with_the_checkpoints_that_are_wanted(trained: Path) -> None:
+    runs = checkpoints.training_runs(str(trained), "0,4,60", n_seeds=3)
+    assert [run.steps for run in runs] == [[0, 4, 60]], "one run, whatever number is asked for"
+    record = checkpoints.record(runs[0])
+    speed = checkpoints.training_speed(runs)
+    assert speed["training_seconds"] == pytest.approx(record["seconds"])
+    product = speed["training_tokens_per_second"] * record["seconds"]
+    assert product == pytest.approx(record["tokens"])
+    elsewhere = replace(runs[0], source="elsewhere")
+    assert checkpoints.training_speed([*runs, elsewhere]) == {}
+
+
 # ------------------------------------------------------------------------------------- frequencies
 
 
