@@ -37,7 +37,14 @@ from probenc_support.dynamics import (
 from probenc_support.dynamics.predictions import Predictions, positions
 from probenc_support.errors import InputError
 from probenc_support.head import Head
-from probenc_support.models import checkpoints, runtime, training, training_text, weights
+from probenc_support.models import (
+    checkpoints,
+    loading,
+    runtime,
+    training,
+    training_text,
+    weights,
+)
 from probenc_support.models import hub as hub_files
 from probenc_support.models.checkpoints import TrainingRun
 from probenc_support.notebook import results
@@ -195,6 +202,18 @@ def test_runs_of_several_seeds_with_the_checkpoints_that_are_wanted(trained: Pat
     assert product == pytest.approx(record["tokens"])
     elsewhere = replace(runs[0], source="elsewhere")
     assert checkpoints.training_speed([*runs, elsewhere]) == {}
+
+
+def test_the_first_token_is_tried_out_at_no_checkpoint_unless_asked(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+    monkeypatch.setattr(loading, "probe_first_token", tried.append)
+    run = checkpoints.training_run(str(trained))
+    lm = run.load(60, device="cpu", probe=False)
+    assert not tried
+    assert torch.equal(run.load(60, device="cpu").E, lm.E)
+    assert len(tried) == 1
 
 
 # ------------------------------------------------------------------------------------- frequencies

@@ -17,14 +17,24 @@ PROPERTIES = ("n_parameters", "d_model", "n_vocab", "vocab_per_dimension", "tied
 """What a model is, as far as the runs say; columns of `properties`."""
 
 
-PROPERTY_FORMATS = {
-    "n_parameters": "{:,.0f}",
-    "d_model": "{:,.0f}",
-    "n_vocab": "{:,.0f}",
-    "vocab_per_dimension": "{:.1f}",
-    "tied": "{:.0f}",
+PROPERTY_HEADINGS = {
+    "n_parameters": "parameters",
+    "d_model": "width d",
+    "n_vocab": "tokens V",
+    "vocab_per_dimension": "V / d",
+    "tied": "tied (1: yes)",
 }
-"""How these are written for a reader."""
+"""What these are called for a reader."""
+
+
+PROPERTY_FORMATS = {
+    "parameters": "{:,.0f}",
+    "width d": "{:,.0f}",
+    "tokens V": "{:,.0f}",
+    "V / d": "{:.1f}",
+    "tied (1: yes)": "{:.0f}",
+}
+"""How their values are written, by heading."""
 
 
 MIN_MODELS = 5
