@@ -788,7 +788,9 @@ def test_hub_path_fetches_the_embedding_alone(
         dynamics.measure(run, embedding_only=True)
 
 
-def test_notebook_on_a_run_with_checkpoints(trained: Path, text_file: Path, tmp_path: Path) -> None:
+def test_notebook_on_a_run_with_checkpoints(
+    trained: Path, text_file: Path, tmp_path: Path, warm_kernels: None
+) -> None:
     page = execute.run(
         "05",
         model=str(trained),
@@ -818,7 +820,7 @@ def test_notebook_on_a_run_with_checkpoints(trained: Path, text_file: Path, tmp_
 
 
 def test_notebook_with_the_embedding_alone(
-    line: TrainingRun, text_file: Path, tmp_path: Path
+    line: TrainingRun, text_file: Path, tmp_path: Path, warm_kernels: None
 ) -> None:
     page = execute.run(
         "05",

@@ -22,9 +22,11 @@ EMBEDDING = "output embedding"
 
 
 BODY = "all other parameters"
+"""The group of parameters that are not E."""
 
 
 WHOLE = "all parameters"
+"""E and the body together."""
 
 
 _LAYER = re.compile(r"\b(?:layers|h|blocks|layer)\.(\d+)\.")

@@ -24,12 +24,15 @@ Quantity = tuple[Sequence[int], Array, Callable[..., Array]]
 
 
 FREQUENCY = "frequency in E"
+"""The curve of how well E tells the frequency of tokens."""
 
 
 LOSS = "loss"
+"""The curve of the loss of the next token."""
 
 
 KL = "KL to the final model"
+"""The curve of the divergence from the model at the end of training."""
 
 
 METRIC_NAMES = {

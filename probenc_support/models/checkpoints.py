@@ -282,9 +282,9 @@ def distinct(
 ) -> tuple[TrainingRun, dict[int, int]]:
     """A run without the checkpoints that repeat the weights of another one.
 
-    Published runs have had branches that all hold the final weights. Which step such weights are
-    of cannot be told from them, so of equal checkpoints one is kept: the last step of the run where
-    it is among them, else the earliest.
+    In some published runs, branches of several steps all hold the final weights. The weights do not
+    show which step they belong to, so one of several equal checkpoints is kept: the last step of
+    the run if it is among them, else the earliest.
 
     Args:
         embedding_only: compare E alone, where nothing else is fetched.

@@ -30,9 +30,9 @@ def load(
         device: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, `mps`.
         dtype: `auto` (bfloat16 on a GPU, float32 else), `float32`, `float64`, `bfloat16`,
             `float16`. Head arithmetic is float32 in every case.
-        first_token: what the model reads before every text, at no position of its own: `auto`
-            (what the tokenizer puts there by default, else nothing), `none`, or a token.
-        trust_remote_code: run code that the model's repository brings. Off unless asked by name.
+        first_token: what the model reads before every text, which does not count as a position:
+            `auto` (what the tokenizer puts there by default, else nothing), `none`, or a token.
+        trust_remote_code: run code that comes with the model's repository; off by default.
         probe: try on a text whether the first token helps, see `probe_first_token`; at each of the
             many checkpoints of one run that would cost time and tell nothing.
 
