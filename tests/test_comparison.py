@@ -1,5 +1,6 @@
 """Comparing models: against SciPy, against planted relations, and with too few models."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from probenc_support.claims import Run, comparison
+from probenc_support import claims
+from probenc_support.claims import Run, comparison, rule_book
 from probenc_support.errors import InputError
+from probenc_support.notebook import comparison_figures
 
 
 def run(model: str, notebook: str, provenance: dict | None = None, **metrics: float) -> Run:
@@ -77,7 +80,6 @@ def test_a_planted_relation_is_found_and_chance_is_not() -> None:
 
 
 def test_what_is_named_beforehand_can_pass_with_as_few_models_as_it_asks_for() -> None:
-    from probenc_support import claims
     from probenc_support.claims import rules_of_questions
 
     for n, planted, verdict in ((5, True, "holds"), (5, False, "does not hold"), (4, True, None)):
@@ -152,3 +154,51 @@ def test_no_run_is_one_clear_sentence() -> None:
 def test_agreement_groups_models() -> None:
     said = comparison.agreement({"a": "holds", "b": "does not hold", "c": "holds"})
     assert said == "holds: a, c; does not hold: b"
+
+
+def test_the_table_of_measures_holds_values_ranks_and_gaps() -> None:
+    runs = [
+        run("a", "01_log_linear_fit", r2_adj=0.9),
+        run("b", "01_log_linear_fit", r2_adj=0.8),
+        run("b", "02_sparsity", gini_excess=0.25),
+    ]
+    table = comparison.all_metrics(runs)
+    shown = comparison.with_ranks(table)
+    assert shown.loc["fit: adjusted R²"].to_dict() == {"a": "0.900 (1)", "b": "0.800 (2)"}
+    assert shown.loc[comparison.GINI.label].to_dict() == {"a": "–", "b": "0.250"}, "no better end"
+    assert [measure.metric for measure, _ in comparison.measures_of(table)] == [
+        "r2_adj", "gini_excess",
+    ]  # fmt: skip
+
+
+def test_verdicts_are_those_of_the_rules_and_leave_out_what_compares_models() -> None:
+    def claim(name: str, notebook: str) -> claims.Claim:
+        original = next(c for c in rule_book.CLAIMS if c.criteria)
+        criterion = claims.Criterion(notebook, "x", "x", at_least=0.5)
+        return replace(original, id=name, criteria=(criterion,), controls=(), needs=())
+
+    own, other = claim("own", "06_across_models"), claim("other", "01_log_linear_fit")
+    runs = [run(m, "01_log_linear_fit", x=x) for m, x in (("a", 0.9), ("b", 0.1))]
+    found = comparison.verdicts_by_claim(runs, without="06_across_models", of=[own, other])
+    by_model = claims.metrics_by_model(runs)
+    direct = {m: str(claims.judge(other, m, by_model[m]).verdict) for m in ("a", "b")}
+    assert found == {"other": direct}
+    assert direct["a"] != direct["b"]
+
+
+def test_small_multiples_show_every_value_at_the_width_of_its_model() -> None:
+    runs = models(9, planted=True)
+    table, facts = comparison.all_metrics(runs), comparison.properties(runs)
+    measured = comparison.measures_of(table)
+    panels = comparison_figures.against_width(measured, facts["d_model"])
+    assert len(panels) == len(measured) == 2
+    for panel, (_, values) in zip(panels, measured, strict=True):
+        points = {
+            line.get_label(): (line.get_xdata()[0], line.get_ydata()[0])
+            for line in panel.axes[0].get_lines()
+        }
+        assert points == {m: (facts.at[m, "d_model"], value) for m, value in values.items()}
+    looks = [(line.get_color(), line.get_marker()) for line in panels[0].axes[0].get_lines()]
+    assert len(set(looks)) == 8, "eight looks, of which the ninth model has the first again"
+    assert [panel.axes[0].get_legend() is not None for panel in panels] == [True, False]
+    assert comparison_figures.in_words(*measured[0]).endswith("m8 0.88.")

@@ -37,7 +37,14 @@ from probenc_support.dynamics import (
 from probenc_support.dynamics.predictions import Predictions, positions
 from probenc_support.errors import InputError
 from probenc_support.head import Head
-from probenc_support.models import checkpoints, runtime, training, training_text, weights
+from probenc_support.models import (
+    checkpoints,
+    loading,
+    runtime,
+    training,
+    training_text,
+    weights,
+)
 from probenc_support.models import hub as hub_files
 from probenc_support.models.checkpoints import TrainingRun
 from probenc_support.notebook import results
@@ -183,6 +190,30 @@ def test_seeds_are_those_that_there_are(tiny_folder: Path) -> None:
     assert checkpoints.seeds("pythia-nano", 3, 2) == [3, 4]
     assert checkpoints.seeds("pythia-70m", 0, 3) == [0]
     assert checkpoints.seeds(str(tiny_folder), 0, 3) == [0]
+
+
+def test_runs_of_several_seeds_with_the_checkpoints_that_are_wanted(trained: Path) -> None:
+    runs = checkpoints.training_runs(str(trained), "0,4,60", n_seeds=3)
+    assert [run.steps for run in runs] == [[0, 4, 60]], "one run, whatever number is asked for"
+    record = checkpoints.record(runs[0])
+    speed = checkpoints.training_speed(runs)
+    assert speed["training_seconds"] == pytest.approx(record["seconds"])
+    product = speed["training_tokens_per_second"] * record["seconds"]
+    assert product == pytest.approx(record["tokens"])
+    elsewhere = replace(runs[0], source="elsewhere")
+    assert checkpoints.training_speed([*runs, elsewhere]) == {}
+
+
+def test_the_first_token_is_tried_out_at_no_checkpoint_unless_asked(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+    monkeypatch.setattr(loading, "probe_first_token", tried.append)
+    run = checkpoints.training_run(str(trained))
+    lm = run.load(60, device="cpu", probe=False)
+    assert not tried
+    assert torch.equal(run.load(60, device="cpu").E, lm.E)
+    assert len(tried) == 1
 
 
 # ------------------------------------------------------------------------------------- frequencies

@@ -105,6 +105,31 @@ def test_bars_stand_side_by_side_with_their_values_and_intervals() -> None:
     assert [t.get_text() for t in axes.get_xticklabels()] == ["a", "b"]
 
 
+def test_runs_stand_thin_beside_their_mean_and_markers_where_they_are_wanted() -> None:
+    x, y = np.arange(4.0), np.array([[0.0, 1.0, 2.0, 3.0], [2.0, 3.0, 4.0, 5.0]])
+    series = {
+        "two runs": figures.Curve.of_runs([x, x + 1], y, marks=[0, 2]),
+        "one run": figures.Curve.of_runs(x, y[0]),
+        "control": figures.Curve.of_runs(x, y, control=True),
+    }
+    axes = figures.curves(series, marked=True, levels={"": 0.5}).axes[0]
+    first, second, mean, alone, *_, control, level = axes.get_lines()
+    np.testing.assert_array_equal(first.get_xdata(), x)
+    np.testing.assert_array_equal(second.get_ydata(), y[1])
+    np.testing.assert_array_equal(mean.get_xdata(), x + 0.5)
+    np.testing.assert_array_equal(mean.get_ydata(), y.mean(0))
+    np.testing.assert_array_equal(alone.get_ydata(), y[0])
+    assert first.get_linewidth() < mean.get_linewidth()
+    assert first.get_color() == mean.get_color() != alone.get_color()
+    assert mean.get_markevery() == [0, 2]
+    assert alone.get_markevery() is None
+    assert (first.get_marker(), control.get_marker()) == ("None", "None")
+    assert mean.get_marker() != alone.get_marker()
+    legend = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert legend == list(series), "single runs and a level without a name are in no legend"
+    assert level.get_ydata()[0] == 0.5
+
+
 @pytest.mark.parametrize("n", [10, 5000])
 def test_a_cloud_shows_every_point_and_nothing_else(n: int) -> None:
     x = np.linspace(0.0, 1.0, n)

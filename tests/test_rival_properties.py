@@ -26,7 +26,7 @@ def test_ceiling_of_what_a_token_shows_is_that_of_the_best_such_guess(seed: int)
     rng = np.random.default_rng(seed)
     values, seen = rng.normal(size=(40, 2)), rng.random((3, 40)) < 0.5
     seen[0], seen[2] = False, True
-    found = ceilings.showable(values, seen)
+    found = ceilings.of_seen_tokens(values, seen)
     assert found[0] == pytest.approx(0.0)
     assert found[2] == pytest.approx(1.0)
     guess = np.where(seen[1][:, None], values, values[~seen[1]].mean(0))
@@ -40,8 +40,8 @@ def test_ceiling_of_what_a_token_shows_is_that_of_the_best_such_guess(seed: int)
 def test_before_anything_was_read_nothing_is_known_to_the_last_bit(seed: int) -> None:
     rng = np.random.default_rng(seed)
     y = 8.0 + 3.0 * rng.normal(size=int(rng.integers(50, 400)))
-    assert ceilings.countable(y, np.zeros((1, len(y)), dtype=np.int64))[0] == 0.0
-    assert ceilings.showable(y[:, None], np.zeros((1, len(y)), dtype=np.bool_))[0] == 0.0
+    assert ceilings.of_counts(y, np.zeros((1, len(y)), dtype=np.int64))[0] == 0.0
+    assert ceilings.of_seen_tokens(y[:, None], np.zeros((1, len(y)), dtype=np.bool_))[0] == 0.0
 
 
 def test_ceiling_of_counts_is_that_of_the_counts_noise() -> None:
@@ -50,7 +50,7 @@ def test_ceiling_of_counts_is_that_of_the_counts_noise() -> None:
     y = rng.normal(8, 1.5, size=20_000)
     n_read = [0, 3_000, 300_000, 300_000_000]
     counts = rng.poisson(np.exp(-y) * np.array(n_read)[:, None])
-    found = ceilings.countable(y, counts)
+    found = ceilings.of_counts(y, counts)
     assert found[0] == pytest.approx(0.0)
     assert (np.diff(found) > 0).all()
     assert found[-1] > 0.999
@@ -65,7 +65,7 @@ def test_ceiling_of_counts_is_that_of_the_counts_noise() -> None:
 
 def test_counts_that_y_is_made_of_tell_it_wholly() -> None:
     counts = np.random.default_rng(0).integers(1, 50, size=300)
-    assert ceilings.countable(-np.log(counts), counts[None])[0] == pytest.approx(1.0)
+    assert ceilings.of_counts(-np.log(counts), counts[None])[0] == pytest.approx(1.0)
 
 
 # --------------------------------------------------------------------------------------- properties

@@ -1,7 +1,7 @@
 """What the runs of all models say together: one table, ranks, and correlations with size."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
@@ -9,11 +9,32 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from probenc_support.claims.judging import Run
+from probenc_support.claims import rule_book
+from probenc_support.claims.judging import Claim, Run, judge, metrics_by_model
 from probenc_support.errors import InputError
 
 PROPERTIES = ("n_parameters", "d_model", "n_vocab", "vocab_per_dimension", "tied")
 """What a model is, as far as the runs say; columns of `properties`."""
+
+
+PROPERTY_HEADINGS = {
+    "n_parameters": "parameters",
+    "d_model": "width d",
+    "n_vocab": "tokens V",
+    "vocab_per_dimension": "V / d",
+    "tied": "tied (1: yes)",
+}
+"""What these are called for a reader."""
+
+
+PROPERTY_FORMATS = {
+    "parameters": "{:,.0f}",
+    "width d": "{:,.0f}",
+    "tokens V": "{:,.0f}",
+    "V / d": "{:.1f}",
+    "tied (1: yes)": "{:.0f}",
+}
+"""How their values are written, by heading."""
 
 
 MIN_MODELS = 5
@@ -83,17 +104,17 @@ def all_metrics(runs: Sequence[Run]) -> pd.DataFrame:
 
 def properties(runs: Sequence[Run]) -> pd.DataFrame:
     """What each model is: parameters, width, vocabulary, tied or untied; NaN where no run says."""
-    known_of: dict[str, dict[str, float]] = {}
+    by_model: dict[str, dict[str, float]] = {}
     for run in runs:
         known = {**run.provenance, **run.metrics}
-        entry = known_of.setdefault(run.model, {})
+        of_model = by_model.setdefault(run.model, {})
         for name in PROPERTIES:
             if isinstance(known.get(name), int | float):
-                entry.setdefault(name, float(known[name]))
-    for entry in known_of.values():
-        if {"n_vocab", "d_model"} <= entry.keys():
-            entry["vocab_per_dimension"] = entry["n_vocab"] / entry["d_model"]
-    return pd.DataFrame.from_dict(known_of, orient="index").reindex(columns=list(PROPERTIES))
+                of_model.setdefault(name, float(known[name]))
+    for of_model in by_model.values():
+        if {"n_vocab", "d_model"} <= of_model.keys():
+            of_model["vocab_per_dimension"] = of_model["n_vocab"] / of_model["d_model"]
+    return pd.DataFrame.from_dict(by_model, orient="index").reindex(columns=list(PROPERTIES))
 
 
 def measured(table: pd.DataFrame, measure: Measure) -> pd.Series:
@@ -104,6 +125,12 @@ def measured(table: pd.DataFrame, measure: Measure) -> pd.Series:
     return table.loc[[key], :].iloc[0].dropna().rename(measure.metric)
 
 
+def measures_of(table: pd.DataFrame) -> list[tuple[Measure, pd.Series]]:
+    """The measures of `MEASURES` that some model has, each with its values by model."""
+    values = [(measure, measured(table, measure)) for measure in MEASURES]
+    return [(measure, by_model) for measure, by_model in values if len(by_model)]
+
+
 def ranks(table: pd.DataFrame, measures: Iterable[Measure] = MEASURES) -> pd.DataFrame:
     """Rank of each model in each measure that has a better end, 1 the best; NaN: not measured."""
     rows = {
@@ -112,6 +139,22 @@ def ranks(table: pd.DataFrame, measures: Iterable[Measure] = MEASURES) -> pd.Dat
         if measure.more_is_better is not None and len(measured(table, measure)) > 0
     }
     return pd.DataFrame.from_dict(rows, orient="index", columns=table.columns)
+
+
+def with_ranks(table: pd.DataFrame) -> pd.DataFrame:
+    """The measures by model as text, with the rank in brackets where there is one; – where a model
+    has none. Rows are labels of `MEASURES`, columns models."""
+    ranked: dict[Hashable, dict[Hashable, float]] = ranks(table).to_dict("index")
+
+    def cell(measure: Measure, model: str) -> str:
+        value = measured(table, measure).get(model, math.nan)
+        if not math.isfinite(value):
+            return "–"
+        rank = f" ({ranked[measure.label][model]:.0f})" if measure.label in ranked else ""
+        return f"{value:.3f}{rank}"
+
+    rows = {m.label: [cell(m, model) for model in table.columns] for m in MEASURES}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=list(table.columns))
 
 
 def rank_correlations(
@@ -146,9 +189,9 @@ def hypotheses(table: pd.DataFrame, facts: pd.DataFrame) -> pd.DataFrame:
         As `rank_correlations`, and `p_smallest`: the least corrected p value that so many models
         could give.
     """
-    correlations = rank_correlations(table, facts[list(NAMED_BEFOREHAND)], [GINI])
-    n_rows, n_models = len(correlations), correlations["n_models"]
-    return correlations.assign(p_smallest=[2 / math.factorial(n) * n_rows for n in n_models])
+    tests = rank_correlations(table, facts[list(NAMED_BEFOREHAND)], [GINI])
+    smallest = [2 / math.factorial(n) * len(tests) for n in tests["n_models"]]
+    return tests.assign(p_smallest=smallest)
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
@@ -172,6 +215,24 @@ def holm(p: np.ndarray) -> np.ndarray:
     return corrected
 
 
+def verdicts_by_claim(
+    runs: Sequence[Run], *, without: str, of: Iterable[Claim] = rule_book.CLAIMS
+) -> dict[str, dict[str, str]]:
+    """The verdict on each claim that has rules, model by model.
+
+    Args:
+        without: a notebook whose claims are left out, as that which compares the models is no run
+            of any of them.
+        of: the claims.
+    """
+    by_model = metrics_by_model(runs)
+    return {
+        claim.id: {model: str(judge(claim, model, by_model[model]).verdict) for model in by_model}
+        for claim in of
+        if claim.criteria and without not in claim.notebooks
+    }
+
+
 def agreement(verdicts: Mapping[str, str]) -> str:
     """One sentence on verdicts by model."""
     kinds: dict[str, list[str]] = {}
@@ -181,7 +242,11 @@ def agreement(verdicts: Mapping[str, str]) -> str:
 
 
 def strongest(correlations: pd.DataFrame, n_models: int) -> str:
-    """One sentence on the rank correlations."""
+    """One sentence on the rank correlations.
+
+    Args:
+        correlations: see `rank_correlations`; of n_models models.
+    """
     if correlations.empty:
         return (
             f"**No correlation is computed**: {n_models} models are here, {MIN_MODELS} are needed "
@@ -195,12 +260,12 @@ def strongest(correlations: pd.DataFrame, n_models: int) -> str:
     )
 
 
-def sparsity_answer(gini: pd.Series, correlations: pd.DataFrame) -> str:
+def sparsity_answer(gini: pd.Series, tests: pd.DataFrame) -> str:
     """What the models at hand say about Q1, in words that depend on the numbers.
 
     Args:
         gini: Gini coefficient of the slopes' sizes above that after a rotation, by model.
-        correlations: the rank correlations that were named beforehand.
+        tests: the rank correlations that were named beforehand, see `hypotheses`.
     """
     if len(gini) < 2:
         return "Fewer than two models have a sparsity run, so there is nothing to compare."
@@ -209,12 +274,12 @@ def sparsity_answer(gini: pd.Series, correlations: pd.DataFrame) -> str:
         f"The slopes are most concentrated in {most} (excess {gini[most]:.3f}) and least in "
         f"{least} ({gini[least]:.3f}). "
     )
-    if correlations.empty:
+    if tests.empty:
         return sentence + (
             f"{len(gini)} models differ in size, width, vocabulary, training text and tying all at "
             "once, so nothing here says which of these drives it: the question stays open."
         )
-    best = correlations.sort_values("p_holm", kind="stable").iloc[0]
+    best = tests.sort_values("p_holm", kind="stable").iloc[0]
     firm = "Concentration goes with" if best["p_holm"] <= 0.05 else "Nearest, within chance, is"
     return sentence + (
         f"{firm} {best['property']} (rho {best['rho']:.2f} over {best['n_models']} models, "

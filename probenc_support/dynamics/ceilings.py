@@ -1,7 +1,7 @@
 """How much of a property of tokens could be known of the text that had been read so far.
 
-Counts of little text are noisy, and a token that has not occurred has shown nothing. R^2 at an
-early checkpoint is a share of what was possible by then, not of one.
+Counts of little text are noisy, and of a token that has not occurred nothing is known. So R^2 at an
+early checkpoint is compared with the R^2 that was possible by then.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ from sklearn.isotonic import IsotonicRegression
 Array = NDArray[np.float64]
 
 
-def showable(values: Array, seen: NDArray[np.bool_]) -> Array:
+def of_seen_tokens(values: Array, seen: NDArray[np.bool_]) -> Array:
     """[n_steps] R^2 of a guess that knows the tokens seen so far, and of the others their mean.
 
     The ceiling of a property that each token shows at its first occurrence. 0 before anything was
@@ -29,11 +29,11 @@ def showable(values: Array, seen: NDArray[np.bool_]) -> Array:
     return np.array(ceilings)
 
 
-def countable(y: Array, counts: NDArray[np.int64]) -> Array:
+def of_counts(y: Array, counts: NDArray[np.int64]) -> Array:
     """[n_steps] R^2 of -log frequency y [n] as the best falling function of the count so far.
 
-    The ceiling of frequency: counts of little text are noisy, and whoever had counted them without
-    error could tell a token's frequency no better. 0 before anything was read; 1 where the counts
+    The ceiling of frequency: a model that had counted the text without error could tell a token's
+    frequency no better. 0 before anything was read; 1 where the counts
     are those that y is made of.
 
     Args:

@@ -75,8 +75,8 @@ def bootstrap_r2_adj(
 def r2_of_text_so_far(run: TrainingRun, known: Frequencies) -> Array | None:
     """[n_steps] how well the counts of the text read until each checkpoint tell -log frequency.
 
-    What a model could know at best, had it counted, see `ceilings.countable`. None where only the
+    What a model could know at best, had it counted, see `ceilings.of_counts`. None where only the
     total is known.
     """
     counts = counts_so_far(run)
-    return None if counts is None else ceilings.countable(known.y, counts[:, known.tokens])
+    return None if counts is None else ceilings.of_counts(known.y, counts[:, known.tokens])

@@ -104,12 +104,12 @@ def token_properties(
     columns = _columns(E, Vocabulary(run.tokenizer(), len(E)).texts, known, seed)
     not_known = np.ones(len(run.steps))
     so_far = None if counts is None else counts[:, tokens]
-    ceiling = not_known if so_far is None else ceilings.countable(known.y, so_far)
+    ceiling = not_known if so_far is None else ceilings.of_counts(known.y, so_far)
     entered = [Property(FREQUENCY, known.y[:, None], ceiling)]
     for name, values in columns.items():
         # No text is about the random targets, so it sets no ceiling for them.
         shown = None if name == RANDOM else so_far
-        ceiling = not_known if shown is None else ceilings.showable(values, shown > 0)
+        ceiling = not_known if shown is None else ceilings.of_seen_tokens(values, shown > 0)
         entered.append(Property(name, values, ceiling))
     if read is not None:
         factors = cooccurrence.factors(read, len(E), tokens)

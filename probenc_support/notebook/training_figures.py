@@ -149,8 +149,10 @@ def against_distance(runs: Sequence[Dynamics], lines: Sequence[pd.DataFrame]) ->
     shuffled = [[fit.r2_adj_shuffled.max() for fit in each.fits] for each in runs]
     on_line = [[line[name] for line in lines] for name in ("distance", "r2_adj")]
     curves = {
-        "training": figures.Curve.of_runs(distances, [each.r2_adj for each in runs]),
-        "straight line": figures.Curve.of_runs(*on_line),
+        "training": figures.Curve.of_runs(
+            distances, [each.r2_adj for each in runs], marks=apart(runs[0].steps)
+        ),
+        "straight line": figures.Curve.of_runs(*on_line, marks=[]),
         "shuffled, largest": figures.Curve.of_runs(distances, shuffled, control=True),
     }
     return figures.curves(
