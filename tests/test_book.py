@@ -13,7 +13,7 @@ import pytest
 import yaml
 from browser import CHROMIUM, DRIVER, MISSING, Browser, browser
 from bs4 import BeautifulSoup
-from test_notebooks import check_outputs
+from pages import check_outputs
 
 from probenc_support import claims, names
 from probenc_support.claims import rule_book

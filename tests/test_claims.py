@@ -12,7 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from probenc_support import claims
-from probenc_support.claims import Claim, Criterion, Kind, Run, State, Verdict, judge, overall
+from probenc_support.claims import (
+    Claim,
+    Criterion,
+    Kind,
+    Run,
+    State,
+    Verdict,
+    judge,
+    overall,
+    rule_book,
+    rules_of_paper,
+)
 from probenc_support.claims.rule_book import CLAIMS
 from probenc_support.notebook import verdicts
 
@@ -407,3 +418,12 @@ def test_words_of_the_claims_hold_no_typed_result() -> None:
     """Numbers of ours belong to the runs; only thresholds and the paper's values stand in code."""
     for claim in CLAIMS:
         assert not re.search(r"\d\.\d", claim.words + claim.changed)
+
+
+def test_bounds_are_those_of_the_rule_book() -> None:
+    criteria = {c.metric: c for c in rules_of_paper.C6.criteria}
+    assert rule_book.threshold("C6", "kl_paper_30") == criteria["kl_paper_30"].at_most
+    assert rule_book.threshold("C6", "top1_paper_30") == criteria["top1_paper_30"].at_least
+    for claim, metric in (("C6", "kl_papre_30"), ("C0", "kl_paper_30")):
+        with pytest.raises(KeyError, match="no fixed bound"):
+            rule_book.threshold(claim, metric)

@@ -419,8 +419,6 @@ def test_excluded_text_is_left_out_also_from_another_corpus(
         ("03_steering", "cell-04", {"corpus": "docstrings", "eval_corpus": "python-manual"}),
         ("03_steering", "cell-04", {"corpus": "docstrings:scipy", "eval_corpus": "docstrings"}),
         ("03_steering", "cell-04", {"corpus": "python-manual", "eval_corpus": "python-manual"}),
-        ("04_pruning", "cell-05", {"corpus": "docstrings", "tuning_positions": 2048}),
-        ("04_pruning", "cell-05", {"corpus": "python-manual", "tuning_positions": 0}),
     ],
 )
 def test_notebooks_judge_on_text_on_which_nothing_was_chosen(
@@ -440,7 +438,7 @@ def test_notebooks_judge_on_text_on_which_nothing_was_chosen(
     exec(text_only, names)
     found = names["apart"]
     assert isinstance(found, list)
-    wanted = 3 + bool(own.own.get("tuning_positions")) + len(given.get("calibration_corpora", []))
+    wanted = 3 + len(given["calibration_corpora"])
     assert len(found) == wanted
     for one, other in itertools.combinations(found, 2):
         assert not _share(one, other), (one.corpus, other.corpus)

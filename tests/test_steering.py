@@ -17,6 +17,8 @@ from probenc_support import corpora, inference, models, steering
 from probenc_support.errors import InputError
 from probenc_support.head import Head
 from probenc_support.moments import Moments, covariance
+from probenc_support.steering import directions, error_theory
+from probenc_support.steering.robust_direction import Calibration
 
 SCALES = (0.05, 0.2, 2.0, 5.0, 20.0)
 
@@ -93,9 +95,9 @@ def test_closed_form_fails_for_a_head_scale_that_is_ignored() -> None:
 
 @pytest.mark.real_model
 def test_closed_form_on_the_real_model(real_lm: Any, real_detection: Any) -> None:
-    blocks = corpora.blocks("python-manual", real_lm.tokenizer, n_positions=512)
+    blocks = corpora.blocks("python-manual", real_lm.tokenizer, n_positions=256)
     tokens = steering.spread_over_ranks(real_detection.log_a_rows, real_lm.tokens, 4)
-    h, z = real_detection.h[:512], real_detection.z[:512]
+    h, z = real_detection.h[:256], real_detection.z[:256]
     vector = steering.default_direction(real_detection)
     log_p = real_lm.head.log_p(h, tokens, z)
     for scale in (0.05, 20.0):
@@ -325,7 +327,7 @@ def test_ridges_that_do_the_same_are_a_tie_and_the_largest_is_taken() -> None:
     axes = torch.eye(6, dtype=torch.float64)
     h = 2.0 + torch.cat([axes, -axes])
     folds = [Moments.of(h), Moments.of(h)]
-    assert steering.choose_ridge(folds) == max(steering.RIDGES)
+    assert steering.choose_ridge(folds) == max(directions.RIDGES)
     assert steering.choose_ridge(folds, ridges=(1e-2, 0.0, 1e-3)) == 1e-2
 
 
@@ -357,7 +359,7 @@ def test_a_robust_direction_holds_where_one_corpus_misleads() -> None:
         h[:, 0] = 3 + shift + 0.01 * h[:, 0]
         h[:, 1] = 3 + 0.05 * h[:, 1]
         z = torch.logsumexp((h @ lm.E.T).double(), dim=1)
-        found.append(steering.Calibration.of(lm, str(shift), h, z, torch.arange(0, 300, 10)))
+        found.append(Calibration.of(lm, str(shift), h, z, torch.arange(0, 300, 10)))
     alone = steering.min_variance(found[0].moments)
     robust = steering.robust(found[0], found[1:3])
     last = found[3].h.double()
@@ -600,40 +602,10 @@ def test_the_second_order_expectation_is_exact_for_normal_hidden_states() -> Non
     E = torch.tensor([[0.5, -0.4, 0.2]], dtype=torch.float64)
     vector = torch.tensor([0.5, 0.2, 0.1], dtype=torch.float64)
     log_p = Head(E).log_p(h, z=z)
-    expected = steering.expected_log_scale(E, Moments.of(h), covariance(h, z), vector, math.log(5))
+    expected = error_theory.expected_log_scale(
+        E, Moments.of(h), covariance(h, z), vector, math.log(5)
+    )
     found = steering.achieved(log_p, (math.log(5) * (h @ vector))[:, None])
     first_order = math.log(5) * float(h.mean(0) @ vector)
     assert float(found) == pytest.approx(float(expected), abs=2e-3)
     assert abs(float(found) - first_order) > 0.02
-
-
-def test_tokens_are_spread_over_the_ranking() -> None:
-    log_a = torch.linspace(-20, 0, 100, dtype=torch.float64)[torch.randperm(100)]
-    tokens = torch.arange(90)
-    drawn = steering.spread_over_ranks(log_a, tokens, 10)
-    places = torch.argsort(log_a[:90], descending=True).argsort()[drawn]
-    assert (places // 9).tolist() == list(range(10)), "one of each class of nine"
-    assert bool((log_a[drawn].diff() < 0).all())
-    assert len(steering.spread_over_ranks(log_a, tokens, 1000)) == 90
-
-
-def test_a_slightly_different_text_draws_nearly_the_same_tokens() -> None:
-    """By place in the ranking hardly one would stay: neighbours differ by less than the noise."""
-    generator = torch.Generator().manual_seed(0)
-    log_a = 2 * torch.randn(20_000, generator=generator, dtype=torch.float64)
-    other = log_a + 0.003 * torch.randn(20_000, generator=generator, dtype=torch.float64)
-    tokens = torch.arange(20_000)
-    one, two = (steering.spread_over_ranks(values, tokens, 200) for values in (log_a, other))
-    assert int((one == two).sum()) > 180
-    one, two = (torch.argsort(values)[50::100] for values in (log_a, other))
-    assert int((one == two).sum()) < 30
-
-
-def test_the_nearest_neighbour_of_a_row_is_itself() -> None:
-    _, E, _ = random_positions()
-    among = torch.arange(5, 50)
-    assert steering.nearest(E, E[[30, 40]], among, 3)[:, 0].tolist() == [30, 40]
-    assert 2 not in steering.nearest(E, E[2:3], among, 45)
-    centred = E[among] - E[among].mean(0)
-    oracle = torch.nn.functional.cosine_similarity(centred, E[2] - E[among].mean(0))
-    assert int(steering.nearest(E, E[2:3], among, 1)) == int(among[oracle.argmax()])

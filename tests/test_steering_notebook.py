@@ -9,10 +9,10 @@ import nbformat
 import pandas as pd
 import pytest
 import tiny
+from pages import execute
 from rules import check_run_of_a_null_model
-from test_notebooks import execute
 
-from probenc_support.steering import omegas, scores
+from probenc_support.steering import omegas, token_samples
 
 DIRECTIONS = (
     "paper_best", "paper", "paper_k1", "paper_all", "min_norm", "mean_hidden", "min_variance",
@@ -62,7 +62,7 @@ def test_steering_end_to_end(tmp_path: Path, style: str) -> None:
     assert {
         f"steer_mae_{direction}_20x_id_{kind}"
         for direction in DIRECTIONS
-        for kind in scores.CLASSES
+        for kind in token_samples.CLASSES
         if metrics.get(f"steer_share_{kind}", 0) > 0
     } <= set(metrics)
     check_run_of_a_null_model("03_steering", metrics)

@@ -3,24 +3,26 @@
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 import torch
 from test_steering import detection_of, random_positions, some_ids
 
 from probenc_support import steering
-from probenc_support.errors import InputError
 from probenc_support.head import Head
 from probenc_support.moments import Moments
-from probenc_support.steering import scores as steering_scores
-from probenc_support.steering.scores import Edit, Interval, Judged, TwoWay
+from probenc_support.regression import Interval
+from probenc_support.steering.closed_form import sums_by_group
+from probenc_support.steering.scores import Edit, Judged
+from probenc_support.steering.two_way import TwoWay
 
 GROUP = torch.tensor([0] * 50 + [1] * 30 + [2] * 100 + [3] * 20)
 
 
 def test_sums_by_group_are_sums() -> None:
     values = torch.randn(200, 5, dtype=torch.float64)
-    found = steering.sums_by_group(values, GROUP)
+    found = sums_by_group(values, GROUP)
     for i in range(4):
         torch.testing.assert_close(found[i], values[i == GROUP].sum(0))
 
@@ -52,7 +54,7 @@ def test_each_draw_is_the_score_of_the_drawn_tokens_on_the_drawn_documents() -> 
     draws = TwoWay.of(50, 4, n_draws=20, seed=3)
     assert draws.tokens.sum(1).tolist() == [50] * 20
     assert draws.groups.sum(1).tolist() == [4] * 20
-    before = draws.log_sums(steering.sums_by_group(log_p.exp(), GROUP).T)
+    before = draws.log_sums(sums_by_group(log_p.exp(), GROUP).T)
     scored = torch.arange(50) % 3 > 0
     errors = draws.errors(before, found.sums[:, 0], step, scored)
     for b in range(20):
@@ -98,8 +100,8 @@ def test_with_one_document_it_is_the_standard_error_over_tokens() -> None:
 
 
 def test_an_interval_holds_its_value() -> None:
-    assert Interval.of(0.0, torch.tensor([0.2, 0.3, math.nan])).low == 0.0
-    nothing = Interval.of(math.nan, torch.tensor([0.2]))
+    assert Interval.percentile(0.0, np.array([0.2, 0.3, math.nan])).low == 0.0
+    nothing = Interval.percentile(math.nan, np.array([0.2]))
     assert math.isnan(nothing.low)
     assert nothing.metrics("x").keys() == {"x", "x_low", "x_high"}
 
@@ -154,57 +156,32 @@ def test_the_tables_say_what_the_scores_say() -> None:
 def test_a_ratio_is_paired() -> None:
     *_, found = judged()
     same = found.times("along", "along", 20.0)
-    assert (same.value, same.low, same.high) == (1.0, 1.0, 1.0)
+    assert (same.estimate, same.low, same.high) == (1.0, 1.0, 1.0)
     ratio = found.times("along", "logit_bias", 20.0)
     scores = [found.score(name, 20.0).mae for name in ("along", "logit_bias")]
-    assert ratio.value == pytest.approx(scores[0] / scores[1])
-    assert ratio.low <= ratio.value <= ratio.high
+    assert ratio.estimate == pytest.approx(scores[0] / scores[1])
+    assert ratio.low <= ratio.estimate <= ratio.high
 
 
-# ---------------------------------------------------------------------------- what judges, on what
+def test_steps_that_differ_between_tokens_are_taken_token_by_token() -> None:
+    h, E, z = random_positions()
+    log_p, g = Head(E).log_p(h, z=z), h @ steering.min_variance(Moments.of(h))
+    steps = torch.randn(50, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    together = steering.effects(log_p, g, steps)
+    for k in range(0, 50, 7):
+        alone = steering.effects(log_p[:, k : k + 1], g, steps[k : k + 1])
+        for name in ("log_scale", "kl", "js"):
+            torch.testing.assert_close(getattr(together, name)[k], getattr(alone, name)[0])
 
 
-def test_what_a_direction_is_chosen_on_does_not_judge_it() -> None:
-    log_a = torch.randn(100, dtype=torch.float64)
-    tokens = torch.arange(5, 95)
-    for n in (10, 60):
-        judged, choosing = steering_scores.two_samples(log_a, tokens, n)
-        assert len(judged) == n
-        assert len(choosing) == min(n, 90 - n)
-        assert not set(judged.tolist()) & set(choosing.tolist())
-        assert set(choosing.tolist()) < set(tokens.tolist())
-    with pytest.raises(InputError, match="leave some to choose on"):
-        steering_scores.two_samples(log_a, tokens, 90)
-
-
-def test_a_corpus_judges_or_is_fitted_on() -> None:
-    named = {"ood": "a", "near": ""}
-    assert steering_scores.judging_texts(named, ["b"]) == {"ood": "a"}
-    with pytest.raises(InputError, match="both near_corpus and a calibration corpus"):
-        steering_scores.judging_texts({"ood": "", "near": "b"}, ["b"])
-    with pytest.raises(InputError, match="both eval_corpus and near_corpus"):
-        steering_scores.judging_texts({"ood": "a", "near": "a"}, [])
-
-
-# ------------------------------------------------------------------------------------------ classes
-
-
-def test_classes_of_tokens() -> None:
-    log_a = torch.tensor([-3.0, -9.9, -10.1, -20.0, -4.0])
-    counts = torch.tensor([5, 0, 1, 0, 2])
-    found = steering_scores.token_classes(log_a, counts, torch.tensor([0, 1, 2, 3]))
-    assert {name: ids.tolist() for name, ids in found.items()} == {
-        "never_seen": [1, 3], "seen": [0, 2], "likely": [0, 1],
-    }  # fmt: skip
-    assert found.keys() == steering_scores.CLASSES.keys()
-    assert "seen" not in steering_scores.token_classes(log_a, 0 * counts, torch.arange(5))
-
-
-def test_errors_by_class_are_those_of_its_tokens() -> None:
-    lm, detection, _ = judged()
-    edits = {"logit_bias": Edit(None), "along": Edit(torch.ones(lm.d, dtype=torch.float64))}
-    samples = {"seen": torch.tensor([5, 70]), "likely": torch.tensor([90])}
-    table = steering_scores.by_class(lm, detection, samples, edits, 5.0)
-    assert list(table["class"]) == ["seen", "seen", "likely", "likely"]
-    whole = Judged.of(lm, detection, torch.tensor([5, 70]), edits, [5.0])
-    assert table["mae"][0] == pytest.approx(whole.score("logit_bias", 5.0).mae)
+def test_mean_errors_are_those_of_tokens_in_reach() -> None:
+    h, E, z = random_positions()
+    log_p, step = Head(E).log_p(h, z=z), math.log(20)
+    vectors = torch.stack([steering.min_variance(Moments.of(h)), h.mean(0) / 100], dim=1)
+    found = steering.mean_errors(log_p, h @ vectors, step)
+    reach = steering.is_reachable(steering.log_mean(log_p), step)
+    assert 0 < int(reach.sum()) < 50
+    for error, g in zip(found, (h @ vectors).T, strict=True):
+        one = steering.achieved(log_p, step * g[:, None])
+        assert float(error) == pytest.approx(float((one - step)[reach].abs().mean()))
+    assert steering.mean_errors(log_p, h @ vectors, 1e3).isnan().all()

@@ -16,15 +16,20 @@ from probenc_support.regression.bootstrap import (
     log_mean_exp,
 )
 from probenc_support.regression.fits import Interval, LinearFit
+from probenc_support.regression.halves import Halves
 from probenc_support.regression.held_out import folds, out_of_fold, r2_heldout, r2_shuffled
-from probenc_support.regression.linear_fit import Design, fit, r2_of
+from probenc_support.regression.linear_fit import Design, adjusted, fit, r2_of
 from probenc_support.regression.of_model import fit_tokens
+from probenc_support.regression.transfer import Transfer
 
 __all__ = [
     "Design",
+    "Halves",
     "Interval",
     "LinearFit",
     "Matrix",
+    "Transfer",
+    "adjusted",
     "as_tensor",
     "bootstrap_fits",
     "bootstrap_log_a",

@@ -10,7 +10,7 @@ from probenc_support import models
 from probenc_support.models import LanguageModel
 from probenc_support.precision import wide
 from probenc_support.steering.closed_form import new_probability
-from probenc_support.steering.editing import edited_rows
+from probenc_support.steering.editing import add_to_rows, own_output_embedding
 
 
 def closed_form_error(
@@ -18,21 +18,24 @@ def closed_form_error(
 ) -> float:
     """Largest relative difference of a new mean probability between closed form and real edits.
 
-    For each token [K] and scale the model is edited, run over the text `ids` [B, T] with its own
-    forward pass, and restored.
+    For each token [K] and scale the token's row is edited, the model is run over the text `ids`
+    [B, T] with its own forward pass, and the row is restored.
     """
     states = models.hidden_states(lm, ids).flatten(0, 1)
     h, z = wide(states), lm.head.log_partition(states)
     log_p = lm.head.log_p(h, tokens, z)
     worst = 0.0
-    for scale in scales:
-        step = math.log(scale)
-        u = step * (h @ vector.to(h.device))
-        expected = new_probability(log_p, u[:, None]).mean(dim=0)
-        for token, goal in zip(tokens, expected, strict=True):
-            with edited_rows(lm, token[None], step * vector[None]):
-                found = _mean_probability(lm, ids, int(token))
-            worst = max(worst, abs(found / float(goal) - 1.0))
+    with own_output_embedding(lm) as weight:
+        for scale in scales:
+            step = math.log(scale)
+            u = step * (h @ vector.to(h.device))
+            expected = new_probability(log_p, u[:, None]).mean(dim=0)
+            for token, goal in zip(tokens, expected, strict=True):
+                row = weight[token].clone()
+                add_to_rows(lm, weight, token[None], step * vector[None])
+                measured = _mean_probability(lm, ids, int(token))
+                weight[token] = row
+                worst = max(worst, abs(measured / float(goal) - 1.0))
     return worst
 
 

@@ -1,4 +1,4 @@
-"""Directions of an edit of E: the paper's, the shortest, the one of least variance."""
+"""Directions of an edit of E: the paper's, the shortest, the one of least variance; random ones."""
 
 from collections.abc import Sequence
 
@@ -6,19 +6,17 @@ import torch
 from torch import Tensor
 
 from probenc_support.errors import InputError
-from probenc_support.inference import Detection
 from probenc_support.moments import Moments
 
 RIDGES = (0.0, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Ridges that `choose_ridge` tries, in units of the mean variance of the hidden states."""
 
-
 _TIE = 1e-6
-"""Share by which two losses may differ and be a tie: float32 hidden states say no more."""
-
+"""Relative difference up to which two losses count as equal: hidden states in float32 do not
+resolve a smaller one."""
 
 _NEGLIGIBLE = 1e-10
-"""Mean square of v . h - 1 that passes for none: errors of 1e-5 of the log scale."""
+"""Mean square of v . h - 1 that counts as zero: it makes errors of 1e-5 of the log scale."""
 
 
 def paper_direction(slopes: Tensor, k: int = 10, *, power: int = 0) -> Tensor:
@@ -71,22 +69,22 @@ def min_variance(moments: Moments, ridge: float = 0.0) -> Tensor:
     return vector / (vector @ moments.mean)
 
 
-def choose_ridge(folds: Sequence[Moments], *, ridges: Sequence[float] = RIDGES) -> float:
+def choose_ridge(runs: Sequence[Moments], *, ridges: Sequence[float] = RIDGES) -> float:
     """The ridge whose direction is the least uneven on blocks that it was not fitted on.
 
     Ridges of which none is the better by more than rounding are a tie (a relative difference of
     1e-6, or errors of 1e-5 of the log scale), and the largest of them is taken.
 
     Args:
-        folds: moments of runs of blocks of one corpus, at least two.
+        runs: moments of runs of positions of one corpus, at least two; see `moments_of_runs`.
 
     Raises:
-        InputError: fewer than two folds.
+        InputError: fewer than two runs.
     """
-    if len(folds) < 2:
+    if len(runs) < 2:
         raise InputError("A ridge is chosen on held-out blocks, which takes at least two of them.")
-    rests = [Moments.pool([*folds[:i], *folds[i + 1 :]]) for i in range(len(folds))]
-    return least_uneven(rests, folds, ridges)
+    rests = [Moments.pool([*runs[:i], *runs[i + 1 :]]) for i in range(len(runs))]
+    return least_uneven(rests, runs, ridges)
 
 
 def least_uneven(
@@ -102,7 +100,7 @@ def least_uneven(
 
 
 def scaled_to(vector: Tensor, like: Tensor) -> Tensor:
-    """[d] `vector` with the length of `like`: a control moves E_w as far as what it controls."""
+    """[d] `vector` with the length of `like`: so a control moves E_w as far as an edit does."""
     return vector * float(like.norm() / vector.norm())
 
 
@@ -113,6 +111,24 @@ def random_direction(like: Tensor, *, seed: int) -> Tensor:
     return scaled_to(drawn, like)
 
 
-def folds(detection: Detection, n: int = 4) -> list[Moments]:
-    """Moments of n runs of consecutive positions of the pass (of fewer, if it has not so many)."""
-    return [Moments.of(part) for part in detection.h.tensor_split(min(n, len(detection.h) // 2))]
+def moments_of_runs(h: Tensor, n: int = 4) -> list[Moments]:
+    """Moments of n runs of consecutive hidden states h [N, d], of which `choose_ridge` leaves one
+    out at a time; of fewer runs where there are not two positions for each."""
+    return [Moments.of(part) for part in h.tensor_split(min(n, len(h) // 2))]
+
+
+def random_unit(moments: Moments, *, seed: int, n_draws: int = 9) -> Tensor:
+    """[d] a random direction with v . mean(h) = 1: the control that moves the logit as much.
+
+    Of `n_draws` directions drawn evenly from the sphere, each scaled so, it is the one of median
+    variance v' S v, so that it is neither luckily even nor luckily uneven.
+
+    Args:
+        moments: mean and covariance S of the detecting hidden states.
+        n_draws: an odd number.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randn(n_draws, len(moments.mean), generator=generator, dtype=torch.float64)
+    drawn = drawn / (drawn @ moments.mean)[:, None]
+    variances = ((drawn @ moments.cov) * drawn).sum(dim=1)
+    return drawn[variances.argsort()[n_draws // 2]]

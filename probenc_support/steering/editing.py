@@ -19,7 +19,7 @@ from probenc_support.models import LanguageModel, runtime
 from probenc_support.moments import Moments
 from probenc_support.precision import wide, wide_device
 from probenc_support.steering.closed_form import log_mean
-from probenc_support.steering.directions import choose_ridge, folds, min_variance
+from probenc_support.steering.directions import choose_ridge, min_variance, moments_of_runs
 from probenc_support.steering.solving import joint_log_p, solve_jointly
 
 
@@ -101,8 +101,8 @@ def default_detection(lm: LanguageModel) -> Detection:
 
 
 def default_direction(detection: Detection) -> Tensor:
-    """[d] minimum variance, its ridge chosen on held-out groups of blocks."""
-    return min_variance(Moments.of(detection.h), choose_ridge(folds(detection)))
+    """[d] minimum variance, its ridge chosen on runs of positions that are left out of the fit."""
+    return min_variance(Moments.of(detection.h), choose_ridge(moments_of_runs(detection.h)))
 
 
 def _wanted(lm: LanguageModel, scales: Mapping[str | int, float]) -> tuple[Tensor, Tensor]:
@@ -150,27 +150,49 @@ def _check_reachable(lm: LanguageModel, tokens: Tensor, factors: Tensor, log_a: 
 def edited_rows(lm: LanguageModel, tokens: Tensor, change: Tensor) -> Iterator[LanguageModel]:
     """Adds `change` [K, d] to rows of the output embedding, in a matrix of the head's own.
 
-    The head's weight is replaced by an edited copy, never written to: the input embedding that may
-    share it, and lm.E, stay. On leaving, the old weight is put back.
+    See `own_output_embedding`. What the context gives is the model with the edited E.
+    """
+    with own_output_embedding(lm) as weight:
+        change = add_to_rows(lm, weight, tokens, change)
+        yield _as_edited(lm, weight, tokens, change)
+
+
+@contextmanager
+def own_output_embedding(lm: LanguageModel) -> Iterator[Tensor]:
+    """Inside the context the head's weight is a copy [V, d] that may be written to.
+
+    The weight itself is never written to: the input embedding that may share it, and lm.E, stay.
+    On leaving, it is put back.
     """
     models.check_editable(lm)
     head: Any = lm.model.get_output_embeddings()
     old = head.weight
-    new = old.detach().clone()
-    scale = models.logit_scale(lm.model.config)
-    change = change.to(device=wide_device(new.device), dtype=torch.float64) / scale
-    new[tokens] = (wide(new[tokens]) + change).to(new)
+    own = old.detach().clone()
     configs = _tying_configs(lm.model)
     was_tied = [config.__dict__.get("tie_word_embeddings") for config in configs]
     try:
-        head.weight = torch.nn.Parameter(new, requires_grad=False)
+        head.weight = torch.nn.Parameter(own, requires_grad=False)
         for config in configs:
             config.tie_word_embeddings = False
-        yield _as_edited(lm, new, scale, tokens, change)
+        yield own
     finally:
         head.weight = old
         for config, tied in zip(configs, was_tied, strict=True):
             _restore(config, tied)
+
+
+def add_to_rows(lm: LanguageModel, weight: Tensor, tokens: Tensor, change: Tensor) -> Tensor:
+    """Writes rows of E that are moved by `change` [K, d] into a head's weight [V, d].
+
+    Where the model scales its logits, E is the weight times that scale.
+
+    Returns:
+        [K, d] float64, by how much the rows of the weight were to change.
+    """
+    scale = models.logit_scale(lm.model.config)
+    change = change.to(device=wide_device(weight.device), dtype=torch.float64) / scale
+    weight[tokens] = (wide(weight[tokens]) + change).to(weight)
+    return change
 
 
 def _tying_configs(model: Any) -> list[Any]:
@@ -186,12 +208,11 @@ def _restore(config: Any, tied: bool | None) -> None:
         config.tie_word_embeddings = tied
 
 
-def _as_edited(
-    lm: LanguageModel, weight: Tensor, scale: float, tokens: Tensor, change: Tensor
-) -> LanguageModel:
+def _as_edited(lm: LanguageModel, weight: Tensor, tokens: Tensor, change: Tensor) -> LanguageModel:
     """The model with its new E, and a hash of its own so that no cached pass is taken for its."""
     digest = hashlib.sha256(lm.weights_hash.encode())
     for array in (tokens, change.cpu()):
         digest.update(array.contiguous().numpy().tobytes())
+    scale = models.logit_scale(lm.model.config)
     E = (weight if weight.dtype == torch.float64 else weight.float()) * scale
     return replace(lm, head=Head(E, lm.b, lm.tokens), tied=False, weights_hash=digest.hexdigest())

@@ -1,7 +1,7 @@
 """How much text an edit needs: directions fitted to a few positions, and how they do elsewhere."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
 import torch
@@ -12,7 +12,6 @@ from probenc_support.models import LanguageModel
 from probenc_support.moments import Moments
 from probenc_support.regression import Design
 from probenc_support.steering import closed_form, directions
-from probenc_support.steering import omegas as steering_family
 from probenc_support.steering.omegas import Omega
 from probenc_support.steering.scores import effect
 
@@ -36,17 +35,17 @@ def directions_from(
     """
     slopes = torch.from_numpy(design.fit(y).slopes)
     moments = Moments.of(h)
-    ridge = directions.choose_ridge([Moments.of(part) for part in h.tensor_split(4)])
+    ridge = directions.choose_ridge(directions.moments_of_runs(h))
     return {
         **{name: omega.direction(slopes) for name, omega in omegas.items()},
         "min_norm": directions.min_norm(slopes),
         "min_variance": directions.min_variance(moments, ridge),
-        "random_unit": steering_family.random_unit(moments, seed=seed),
+        "random_unit": directions.random_unit(moments, seed=seed),
         "logit_bias": None,
     }
 
 
-def few_examples(
+def errors_by_size(
     lm: LanguageModel,
     design: Design,
     detection: Detection,
@@ -72,30 +71,80 @@ def few_examples(
         absolute error of log scale on the positions that it was fitted to; `mae`, the same on
         `test`; `kl`, mean KL(old || new) on `test` over tokens in reach and positions. Nats.
     """
+    step = math.log(scale)
+    elsewhere = _Judge(lm, test, tokens, step)
+    tables = []
+    for n, draw, chosen in _draws(detection.n_positions, sizes, n_draws, seed):
+        h, z = detection.h[chosen], detection.z[chosen]
+        whole = n == detection.n_positions
+        y = detection.y if whole else -lm.head.log_mean_p(h)
+        fitted = directions_from(design, y, h, omegas, seed=seed)
+        g = torch.stack([effect(vector, h) for vector in fitted.values()], dim=1)
+        local = closed_form.mean_errors(lm.head.log_p(h, tokens, z), g, step)
+        judged = [elsewhere.mae_and_kl(vector) for vector in fitted.values()]
+        table = pd.DataFrame(judged, columns=["mae", "kl"])
+        table = table.assign(positions=n, draw=draw, direction=list(fitted), local=local.numpy())
+        tables.append(table[["positions", "draw", "direction", "local", "mae", "kl"]])
+    return pd.concat(tables, ignore_index=True)
+
+
+def _draws(
+    n_all: int, sizes: Sequence[int], n_draws: Sequence[int], seed: int
+) -> Iterator[tuple[int, int, Tensor]]:
+    """Number of positions, number of the draw, and the positions, in order."""
     generator = torch.Generator().manual_seed(seed)
-    n_all, step = len(detection.h), math.log(scale)
     plan = [(n, most) for n, most in zip(sizes, n_draws, strict=True) if n < n_all] + [(n_all, 1)]
-    test_p = lm.head.log_p(test.h, tokens, test.z)
-    usable = closed_form.is_reachable(closed_form.log_mean(test_p), step)
-    rows = []
     for n, most in plan:
         for draw in range(most):
-            chosen = torch.randperm(n_all, generator=generator)[:n].sort().values
-            h, z = detection.h[chosen], detection.z[chosen]
-            own_p = lm.head.log_p(h, tokens, z)
-            y = -lm.head.log_mean_p(h) if n < n_all else detection.y
-            tried = directions_from(design, y, h, omegas, seed=seed)
-            for name, vector in tried.items():
-                steps = torch.full((int(usable.sum()), 1), step, dtype=torch.float64)
-                found = closed_form.effects(test_p[:, usable], effect(vector, test.h), steps)
-                rows.append(
-                    {
-                        "positions": n,
-                        "draw": draw,
-                        "direction": name,
-                        "local": steering_family.mean_error(own_p, effect(vector, h), step),
-                        "mae": float((found.log_scale[:, 0] - step).abs().mean()),
-                        "kl": float(found.kl.mean()),
-                    }
-                )
-    return pd.DataFrame(rows)
+            yield n, draw, torch.randperm(n_all, generator=generator)[:n].sort().values
+
+
+class _Judge:
+    """What edits by the linear rule do on one text to tokens in reach, on average."""
+
+    def __init__(self, lm: LanguageModel, text: Detection, tokens: Tensor, step: float) -> None:
+        log_p = lm.head.log_p(text.h, tokens, text.z)
+        reachable = closed_form.is_reachable(closed_form.log_mean(log_p), step)
+        self.text, self.log_p, self.step = text, log_p[:, reachable], step
+        self._of_logit_bias: tuple[float, float] | None = None
+
+    def mae_and_kl(self, vector: Tensor | None) -> tuple[float, float]:
+        """Mean absolute error of log scale and mean KL(old || new), nats."""
+        if vector is None:  # it is the same edit whatever it was fitted to
+            self._of_logit_bias = self._of_logit_bias or self._measure(None)
+            return self._of_logit_bias
+        return self._measure(vector)
+
+    def _measure(self, vector: Tensor | None) -> tuple[float, float]:
+        steps = torch.full((self.log_p.shape[1], 1), self.step, dtype=torch.float64)
+        effects = closed_form.effects(self.log_p, effect(vector, self.text.h), steps)
+        return float((effects.log_scale[:, 0] - self.step).abs().mean()), float(effects.kl.mean())
+
+
+def summary(errors: pd.DataFrame) -> pd.DataFrame:
+    """Means over draws of `local`, `mae` and `kl`, and `worst`, the largest `mae` of a draw, by
+    direction and number of positions."""
+    by_size = errors.groupby(["direction", "positions"])
+    return by_size[["local", "mae", "kl"]].mean().assign(worst=by_size["mae"].max())
+
+
+def metrics(means: pd.DataFrame, *, sizes: Sequence[int] = (1024,)) -> dict[str, float]:
+    """Metrics `steer_mae_<direction>_20x_from_<n>`, `steer_mae_<direction>_20x_local_from_<n>` and
+    `steer_kl_<direction>_20x_from_<n>`, for the fewest positions and for some other sizes; for the
+    fewest, the worst draw as well.
+
+    Args:
+        means: see `summary`.
+    """
+    rows = means.reset_index().to_dict("records")
+    fewest = min(row["positions"] for row in rows)
+    values: dict[str, float] = {}
+    for row in rows:
+        name, n = f"{row['direction']}_20x", row["positions"]
+        if n in (fewest, *sizes):
+            values[f"steer_mae_{name}_from_{n}"] = row["mae"]
+            values[f"steer_mae_{name}_local_from_{n}"] = row["local"]
+            values[f"steer_kl_{name}_from_{n}"] = row["kl"]
+        if n == fewest:
+            values[f"steer_mae_{name}_from_{n}_worst"] = row["worst"]
+    return values

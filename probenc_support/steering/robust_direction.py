@@ -109,5 +109,5 @@ def _shortfall(corpus: Calibration, vector: Tensor, step: float) -> float:
 def calibrations(
     lm: LanguageModel, detections: Iterable[tuple[str, Detection]], tokens: Tensor
 ) -> list[Calibration]:
-    """What `robust` needs of some passes; `tokens` [K] is the sample that weighs the positions."""
-    return [Calibration.of(lm, name, found.h, found.z, tokens) for name, found in detections]
+    """What `robust` needs of some passes with their names, positions weighed by tokens [K]."""
+    return [Calibration.of(lm, name, text.h, text.z, tokens) for name, text in detections]

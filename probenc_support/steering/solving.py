@@ -7,7 +7,7 @@ from probenc_support.errors import InputError
 from probenc_support.steering.closed_form import FAR, columns_of, log_mean, one_thread
 
 _TOLERANCE = 1e-10
-
+"""Nats of log scale up to which a wanted scale counts as reached."""
 
 _MOST_STEPS = 60
 
@@ -23,7 +23,7 @@ def solve_steps(log_p: Tensor, g: Tensor, log_scales: Tensor) -> Tensor:
         log_p: [N, K] float64; g: [N] float64, v . h_n; log_scales: [S], or [K, S], nats.
 
     Returns:
-        [K, S] float64; NaN where no step was found, so where the direction cannot do it.
+        [K, S] float64; NaN where no step was found, as where the direction cannot reach the scale.
     """
     wanted = log_scales.double().expand(log_p.shape[1], -1)
     parts = []
@@ -100,10 +100,10 @@ def _damped(
     """The longest of the steps 1, 1/2, 1/4, ... that comes nearer to the goal."""
     for halvings in range(12):
         tried = step - full / 2**halvings
-        found, slopes = _joint_miss(log_p, g, tried, goal)
-        if float(found.norm()) < float(miss.norm()):
+        left, slopes = _joint_miss(log_p, g, tried, goal)
+        if float(left.norm()) < float(miss.norm()):
             break
-    return tried, found, slopes
+    return tried, left, slopes
 
 
 def _joint_miss(log_p: Tensor, g: Tensor, step: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,11 +3,12 @@
 from probenc_support.notebook.figures.kinds import (
     Curve,
     bars,
+    cloud,
     curves,
     equality,
-    lines,
     measured_against_predicted,
 )
+from probenc_support.notebook.figures.of_tables import grouped, intervals
 from probenc_support.notebook.figures.style import (
     GREY,
     LINES,
@@ -29,9 +30,11 @@ __all__ = [
     "WIDE",
     "Curve",
     "bars",
+    "cloud",
     "curves",
     "equality",
-    "lines",
+    "grouped",
+    "intervals",
     "measured_against_predicted",
     "panel",
     "show",

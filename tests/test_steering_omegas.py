@@ -1,4 +1,4 @@
-"""The family of the paper's edits, its choice, and the ends it is judged between."""
+"""The family of the paper's edits and its choice; a random control, and the hidden bias."""
 
 import math
 from typing import Any
@@ -99,14 +99,14 @@ def test_a_tie_of_words() -> None:
 def test_a_random_direction_of_unit_effect_moves_the_mean_and_nothing_evenly() -> None:
     h, E, z = random_positions(n=400, d=30)
     moments = Moments.of(h)
-    drawn = [omegas.random_unit(moments, seed=0, n_draws=1) for _ in range(2)]
+    drawn = [steering.random_unit(moments, seed=0, n_draws=1) for _ in range(2)]
     assert torch.equal(*drawn)
-    vector = omegas.random_unit(moments, seed=0)
+    vector = steering.random_unit(moments, seed=0)
     assert float(vector @ moments.mean) == pytest.approx(1)
     log_p = Head(E).log_p(h, z=z)
     step = math.log(20)
-    error = omegas.mean_error(log_p, h @ vector, step)
-    best = omegas.mean_error(log_p, h @ steering.min_variance(moments), step)
+    error = float(steering.mean_errors(log_p, (h @ vector)[:, None], step))
+    best = float(steering.mean_errors(log_p, (h @ steering.min_variance(moments))[:, None], step))
     assert error > 5 * best
 
 
@@ -116,7 +116,7 @@ def test_of_nine_random_directions_the_one_of_median_variance() -> None:
     generator = torch.Generator().manual_seed(7)
     drawn = torch.randn(9, 30, generator=generator, dtype=torch.float64)
     variances = sorted(float(v @ moments.cov @ v / (v @ moments.mean) ** 2) for v in drawn)
-    vector = omegas.random_unit(moments, seed=7)
+    vector = steering.random_unit(moments, seed=7)
     assert float(vector @ moments.cov @ vector) == pytest.approx(variances[4])
 
 
@@ -124,14 +124,14 @@ def test_of_nine_random_directions_the_one_of_median_variance() -> None:
 def test_the_hidden_bias_of_the_final_norm_is_a_plain_logit_bias(style: str) -> None:
     lm = tiny.language_model(style, dtype=torch.float64)
     ids = some_ids()
-    assert omegas.hidden_bias(lm, models.hidden_states(lm, ids).flatten(0, 1)) is None
+    assert steering.hidden_bias(lm, models.hidden_states(lm, ids).flatten(0, 1)) is None
     norms = [m for m in lm.model.modules() if isinstance(m, torch.nn.LayerNorm)]
     generator = torch.Generator().manual_seed(2)
     for norm in norms:
         norm.bias.data.copy_(torch.randn(lm.d, generator=generator))
         norm.weight.data.copy_(0.5 + torch.rand(lm.d, generator=generator))
     h = models.hidden_states(lm, ids).flatten(0, 1)
-    vector = omegas.hidden_bias(lm, h)
+    vector = steering.hidden_bias(lm, h)
     assert vector is not None
     torch.testing.assert_close(h @ vector, torch.ones(len(h), dtype=torch.float64))
     other = models.hidden_states(lm, some_ids().flip(1)).flatten(0, 1)
@@ -142,4 +142,4 @@ def test_the_hidden_bias_of_the_final_norm_is_a_plain_logit_bias(style: str) -> 
 def test_no_hidden_bias_without_a_layer_norm_with_a_bias(style: str) -> None:
     lm = tiny.language_model(style)
     h = models.hidden_states(lm, some_ids()).flatten(0, 1)
-    assert omegas.hidden_bias(lm, h) is None
+    assert steering.hidden_bias(lm, h) is None
