@@ -103,8 +103,8 @@ def test_every_example_runs_and_says_what_came_of_it(page: Any) -> None:
 def test_every_example_is_short() -> None:
     for i, code in enumerate(examples(PAGE)):
         lines = [line for line in code.splitlines() if line.strip()]
-        assert 4 <= len(lines) <= 16, f"example {i + 1} has {len(lines)} lines"
-        assert max(map(len, lines)) <= 100, f"example {i + 1} is wider than the page"
+        assert 4 <= len(lines) <= 18, f"example {i + 1} has {len(lines)} lines"
+        assert max(map(len, lines)) <= 72, f"example {i + 1} is wider than the page"
 
 
 def test_the_page_types_no_result_in_its_prose() -> None:
@@ -133,8 +133,8 @@ def test_the_saved_model_is_the_steered_one(page: Any) -> None:
     assert moved[0] > 2
     assert moved[1] < 0.5
     torch.testing.assert_close(steered.expected / steered.before, steered.scales)
-    (told,) = [text for text in printed if text.startswith("rows that differ")]
-    assert told.strip() == "rows that differ: [' Paris', ' London']"
+    (told,) = [text for text in printed if text.startswith("edited")]
+    assert told.strip() == "edited: [' Paris', ' London']"
 
 
 def test_the_pruned_head_is_gone_behind_its_block(page: Any) -> None:

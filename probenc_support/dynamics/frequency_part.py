@@ -14,9 +14,11 @@ Array = NDArray[np.float64]
 
 
 FREQUENCY_PART = "frequency part of E"
+"""What of E goes with -log frequency over the tokens; see `split_distances`."""
 
 
 REST = "rest of E"
+"""What of E does not."""
 
 
 def split_distances(
