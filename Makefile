@@ -16,7 +16,7 @@ help:
 	@echo "make book        environment, models, notebooks, pages: open _build/html/index.html"
 	@echo "                 MODELS='gpt2 path/to/folder' adds models (a path with blanks in"
 	@echo "                 quotes: MODELS=\"gpt2 'my models/one'\"); CORES=8, CONFIG=my.yaml"
-	@echo "make test        style, types and tests"
+	@echo "make test        style, types and tests (CORES=8 runs so many tests at once)"
 	@echo "make check-book  links, figures and numbers of the pages that make book made"
 	@echo "make benchmark   measures the package against the direct ways (book/benchmarks)"
 	@echo "make pdf         the book as one PDF, where Chromium is installed"
@@ -29,7 +29,8 @@ notebooks: $(STAMP)
 	@$(BIN)/python book/build.py --cores $(CORES) --configfile "$$CONFIG" --models="$$MODELS" --no-site
 
 test: lint browser
-	$(BIN)/python -m pytest -m "not book"
+	$(BIN)/python -m pytest -m "not book" \
+	  --numprocesses=$(CORES) --maxprocesses=8 --dist=worksteal --durations=15
 
 check-book: $(STAMP) browser
 	$(BIN)/python -m pytest -m book

@@ -55,7 +55,8 @@ def arguments(wildcards):
 
 
 def modules(notebook):
-    return [path.relative_to(execute.ROOT).as_posix() for path in dependencies.modules(notebook)]
+    needed = dependencies.modules(Path(notebook))
+    return [path.relative_to(execute.ROOT).as_posix() for path in needed]
 
 
 def pages():
@@ -66,9 +67,9 @@ def pages():
 
 def site_sources():
     found = [path for path in Path("book").rglob("*") if path.is_file()]
-    return sorted(
-        str(path) for path in found if "runs" not in path.parts and "__pycache__" not in path.parts
-    )
+    pages = [p for p in found if "runs" not in p.parts and "__pycache__" not in p.parts]
+    # Pages show these two files of the root.
+    return sorted(map(str, [*pages, "CITATION.cff", "CONTRIBUTING.md"]))
 
 
 rule cells:

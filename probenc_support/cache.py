@@ -26,8 +26,8 @@ ENTRIES = {
 }
 """Subfolders of the cache, and how this project names what it keeps in each.
 
-Anything else there belongs to somebody else: `$PROBENC_CACHE` may be a folder that has a `models`
-of its own.
+Files of other names are never listed or removed, since `$PROBENC_CACHE` may be a folder in which
+other programs keep a `models` folder, too.
 """
 KINDS = tuple(ENTRIES)
 """Subfolders of the cache."""
@@ -51,18 +51,18 @@ def cache_dir() -> Path:
     )
     if str(folder).startswith("~"):
         raise InputError(
-            "The cache has no place, since this user has no home folder: name a folder that can be "
-            "written by the environment variable PROBENC_CACHE."
+            "There is no place for the cache, since this user has no home folder: set the "
+            "environment variable PROBENC_CACHE to a folder that can be written."
         )
     return folder
 
 
 @contextlib.contextmanager
 def writing(what: str | Path) -> Iterator[None]:
-    """Turns 'disk full', 'read-only' and 'no permission' into one sentence.
+    """Turns 'disk full', 'read-only' and 'no permission' into one sentence for the person.
 
     Raises:
-        InputError: the body failed since `what` cannot be written.
+        InputError: the body of the `with` block failed because `what` cannot be written.
     """
     try:
         with _unwrapped():
@@ -82,10 +82,10 @@ def _unwritable(what: str | Path, error: OSError) -> InputError:
 
 
 def make_folder(path: Path) -> None:
-    """Makes a folder and those above it, where they are not there.
+    """Makes a folder and the folders above it, unless they exist.
 
     Raises:
-        InputError: it cannot be made, for whatever reason.
+        InputError: it cannot be made; the message gives the reason.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -95,16 +95,16 @@ def make_folder(path: Path) -> None:
 
 @contextlib.contextmanager
 def _unwrapped() -> Iterator[None]:
-    """Errors of the operating system as the OSError that they were.
+    """Turns errors of the operating system that come from Rust back into OSError.
 
-    The Rust libraries safetensors and tokenizers raise exceptions of their own, with its number in
-    the text.
+    The libraries safetensors and tokenizers raise exceptions of other types, with the number of
+    the error in their text.
     """
     try:
         yield
     except Exception as error:
-        if found := re.search(r"\(os error (\d+)\)", str(error)):
-            raise OSError(int(found[1]), str(error)) from error
+        if number := re.search(r"\(os error (\d+)\)", str(error)):
+            raise OSError(int(number[1]), str(error)) from error
         raise
 
 
@@ -189,13 +189,13 @@ def _size(path: Path) -> int:
 def entries() -> list[Entry]:
     """What this project keeps in the cache, one entry a model, corpus or pass, the least recently
     used first."""
-    found = []
+    kept = []
     for kind, pattern in ENTRIES.items():
         folder = cache_dir() / kind
         if folder.is_dir():
             own = (p for p in folder.iterdir() if re.fullmatch(pattern + _HALF_WRITTEN, p.name))
-            found += [Entry(p, _size(p), p.lstat().st_mtime) for p in own]
-    return sorted(found, key=lambda entry: entry.used)
+            kept += [Entry(p, _size(p), p.lstat().st_mtime) for p in own]
+    return sorted(kept, key=lambda entry: entry.used)
 
 
 def clear(kind: str = "") -> int:

@@ -202,11 +202,11 @@ def mauve_scores(
     for name, samples in others.items():
         there = features(lm, samples)
         with silent():
-            found = [
+            computed = [
                 compute(here, there, num_buckets=n_buckets or max(2, round(n / 10)), seed=seed + i)
                 for i in range(n_clusterings)
             ]
-        scores[name] = float(np.mean([f.mauve for f in found]))
+        scores[name] = float(np.mean([f.mauve for f in computed]))
     return scores
 
 

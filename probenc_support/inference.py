@@ -26,7 +26,8 @@ from torch import Tensor
 from probenc_support import cache as caches
 from probenc_support.corpora import TokenBlocks
 from probenc_support.errors import InputError
-from probenc_support.models import LanguageModel, check_ids, hidden_states, overflow
+from probenc_support.models import LanguageModel, hidden_states
+from probenc_support.models.language_model import check_ids, overflow
 from probenc_support.precision import wide
 from probenc_support.progress import Progress
 
@@ -39,7 +40,7 @@ MIN_DOCUMENTS = 8
 
 
 _VERSION = 4
-"""Raise it when the arithmetic of the pass changes, so that cached passes are made again."""
+"""Increase it when the arithmetic of the pass changes, so that cached passes are made again."""
 
 
 _LIBRARIES = ("torch", "transformers", "tokenizers")
@@ -144,7 +145,7 @@ class Detection:
 def evenly(n: int, count: int) -> Tensor:
     """[count] int64 of 0 to n - 1, evenly spread, both ends among them; [0] for a count of one.
 
-    In integers: a line of floats, rounded, has other entries on another processor.
+    Computed in integers, since evenly spaced floats, once rounded, may differ between processors.
     """
     gaps = max(1, count - 1)
     return (2 * torch.arange(count) * (n - 1) + gaps) // (2 * gaps)
@@ -165,7 +166,7 @@ def detect(
         positions: `all`, or `last`: only the last position of each block (the paper's few-example
             setting: one context, one distribution).
         cache: read and write the user's cache.
-        progress: a line to stderr now and then: positions a second, time left.
+        progress: show a bar of text on stderr while it lasts: positions a second, time left.
 
     Raises:
         InputError: `positions` is neither, or the cache cannot be written.
@@ -173,18 +174,19 @@ def detect(
     if positions not in ("all", "last"):
         raise InputError(f"positions is {positions!r}; use all or last.")
     plan = _Plan.of(lm, blocks, positions)
-    if not cache:
-        parts = [plan.compute(shard, progress) for shard in plan.shards(progress)]
-        return plan.assemble(parts, from_cache=False)
-    folder = caches.cache_dir() / "passes" / plan.key
-    with caches.locked(f"pass-{plan.key}"):
-        return _detect_cached(plan, folder, progress)
+    with Progress("pass", blocks.n_positions, "positions", shown=progress) as so_far:
+        if not cache:
+            parts = [plan.compute(shard, so_far) for shard in plan.shards()]
+            return plan.assemble(parts, from_cache=False)
+        folder = caches.cache_dir() / "passes" / plan.key
+        with caches.locked(f"pass-{plan.key}"):
+            return _detect_cached(plan, folder, so_far)
 
 
-def _detect_cached(plan: "_Plan", folder: Path, progress: bool) -> Detection:
+def _detect_cached(plan: "_Plan", folder: Path, progress: Progress) -> Detection:
     """Reads the parts that are there and whole, makes the others, each written atomically."""
     parts, made = [], 0
-    for number, shard in enumerate(plan.shards(progress)):
+    for number, shard in enumerate(plan.shards()):
         path = folder / f"{number:05d}.safetensors"
         part = _read(path)
         if part is None:
@@ -192,7 +194,7 @@ def _detect_cached(plan: "_Plan", folder: Path, progress: bool) -> Detection:
             _write(path, part)
             made += 1
         else:
-            plan.skipped(part)
+            progress.skip(len(shard) * plan.length)
         parts.append(part)
     with caches.writing(folder):
         os.utime(folder)
@@ -230,7 +232,7 @@ def _read(path: Path) -> dict[str, Tensor] | None:
 def _identity(lm: LanguageModel) -> list[Any]:
     """All that a model's numbers depend on: weights, configuration, libraries, first token.
 
-    The tokenizer is in the hash of the text's ids.
+    The tokenizer needs no entry: it decides the ids of the text, which are hashed beside this.
     """
     config = lm.model.config.to_dict()
     kept = {name: value for name, value in config.items() if name not in _NOT_ARITHMETIC}
@@ -252,13 +254,13 @@ def read(lm: LanguageModel, ids: Tensor, *, positions: str = "all") -> Tensor:
         InputError: they are not finite, which half precision may do.
     """
     batch = max(1, _BATCH_POSITIONS.get(lm.E.device.type, 1024) // ids.shape[1])
-    found = []
+    states = []
     for part in ids.split(batch):
         hidden = hidden_states(lm, part)
         if not bool(hidden.isfinite().all()):
             raise InputError(overflow(lm))
-        found.append((hidden[:, -1:] if positions == "last" else hidden).flatten(0, 1))
-    return torch.cat(found)
+        states.append((hidden[:, -1:] if positions == "last" else hidden).flatten(0, 1))
+    return torch.cat(states)
 
 
 def groups_of_text(blocks: TokenBlocks, positions: str = "all") -> Tensor:
@@ -302,7 +304,6 @@ class _Plan:
         self.n_blocks, self.length = blocks.ids.shape
         self.groups = groups_of_text(blocks, positions)
         self.kind = lm.E.device.type
-        self.progress = Progress("pass", blocks.n_positions, "positions")
 
     @classmethod
     def of(cls, lm: LanguageModel, blocks: TokenBlocks, positions: str) -> "_Plan":
@@ -327,18 +328,13 @@ class _Plan:
     def _group_sizes(self) -> list[int]:
         return torch.bincount(self.groups.flatten()).tolist()
 
-    def shards(self, progress: bool) -> Iterator[range]:
+    def shards(self) -> Iterator[range]:
         """Runs of blocks of about `_SHARD_POSITIONS` positions each."""
-        self.progress.start(enabled=progress)
         size = max(1, _SHARD_POSITIONS.get(self.kind, 2048) // self.length)
         for start in range(0, self.n_blocks, size):
             yield range(start, min(start + size, self.n_blocks))
 
-    def skipped(self, part: dict[str, Tensor]) -> None:
-        """Counts a part that was read from the cache."""
-        self.progress.skip(part["block"].unique().numel() * self.length)
-
-    def compute(self, shard: range, progress: bool) -> dict[str, Tensor]:
+    def compute(self, shard: range, progress: Progress) -> dict[str, Tensor]:
         """The pass over some blocks."""
         started = time.perf_counter()
         rows = torch.arange(shard.start, shard.stop)
@@ -357,7 +353,7 @@ class _Plan:
         part["log_sum"] = torch.logsumexp(torch.stack(log_sums), dim=0).cpu()
         part["log_p_sum"] = torch.stack(log_p_sums).sum(dim=0).cpu()
         part["target_log_p"] = self._target_log_p(kept, part["z"], part["targets"])
-        self.progress.advance(rows.numel() * self.length)
+        progress.advance(rows.numel() * self.length)
         part["seconds"] = torch.tensor(time.perf_counter() - started, dtype=torch.float64)
         part["peak_memory_mb"] = torch.tensor(peak_memory_mb(self.lm.device), dtype=torch.float64)
         return {name: value.contiguous() for name, value in part.items()}

@@ -19,6 +19,10 @@ in float32 leaves its hidden states uncertain by about 1e-6, so that smaller sta
 nothing. The sums here, in float64, err by about 1e-16 of the largest variance."""
 
 
+_ROWS = 8192
+"""Rows that are converted to float64 at a time."""
+
+
 @dataclass(frozen=True)
 class Moments:
     """Mean and covariance of hidden states."""
@@ -93,6 +97,38 @@ class Moments:
         """Mean of (v . h - 1)^2: how far the direction v [d] is from moving all logits alike."""
         bias = float(vector @ self.mean) - 1.0
         return bias**2 + max(0.0, float(vector @ self.cov @ vector))
+
+
+def variances_along(cov: Tensor, rows: Tensor) -> Tensor:
+    """[n] float64 variance of r . h for each row r of `rows` [n, d], with cov [d, d] that of h."""
+    wide_parts = (wide(part) for part in rows.split(_ROWS))
+    return torch.cat([(part @ cov.to(part.device) * part).sum(dim=1) for part in wide_parts])
+
+
+def sums_by_label(h: Tensor, label: Tensor, n_labels: int) -> Tensor:
+    """[n_labels, d] float64 sums of the hidden states h [N, d] of each label [N], from 0."""
+    states = wide(h)
+    sums = torch.zeros(n_labels, states.shape[1], dtype=states.dtype, device=states.device)
+    return sums.index_add_(0, label.to(states.device), states)
+
+
+States = Tensor | Moments
+"""Hidden states [N, d], or their moments where several things are made from the same ones."""
+
+
+def moments_of(h: States) -> Moments:
+    """The moments of hidden states [N, d], on the CPU; moments as they are."""
+    return h if isinstance(h, Moments) else Moments.of(h.cpu())
+
+
+def square_roots(matrix: Tensor, *, floor: float = RESOLUTION) -> tuple[Tensor, Tensor]:
+    """Square root of a positive matrix [d, d] and its inverse, both float64.
+
+    Eigenvalues below `floor` times the largest are raised to it.
+    """
+    values, vectors = torch.linalg.eigh(matrix.double())
+    values = values.clamp(min=float(values.max()) * floor).sqrt()
+    return (vectors * values) @ vectors.T, (vectors / values) @ vectors.T
 
 
 def covariance(h: Tensor, z: Tensor) -> Tensor:

@@ -20,11 +20,11 @@ ALL_MODELS = "all-models"
 """Stands for the model in the notebook that compares them all, and names its folder."""
 
 LONGEST = 100
-"""Characters of a folder's name: file systems take 255 bytes, and names of files come on top."""
+"""Most characters of a folder's name. File systems allow 255, and longer names are made from it."""
 
 
 def expanded(text: str) -> Path:
-    """A path with `~` as the home folder, or as it stands where there is no such home."""
+    """A path with `~` replaced by the home folder, or unchanged where there is no such home."""
     try:
         return Path(text).expanduser()
     except RuntimeError:
@@ -57,8 +57,11 @@ def model_path(name: str) -> Path | None:
 
 @functools.cache
 def tell_which(name: str, what: str) -> None:
-    """Says on stderr, once, that a name means this and not what lies in the working directory."""
-    print(f"{name} is taken as {what}; ./{name} is what lies in this folder.", file=sys.stderr)
+    """Says on stderr, once, that a name means this and not a file or folder of the same name."""
+    print(
+        f"{name} means {what}, not what lies in this folder; write ./{name} for the latter.",
+        file=sys.stderr,
+    )
 
 
 def model_source(name: str) -> str:
@@ -84,7 +87,9 @@ def slug(model: str) -> str:
     name = re.sub(r"\.gguf$", "", name, flags=re.IGNORECASE)
     safe = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")
     if not any(character.isalnum() for character in name):
-        raise InputError(f"The model name {model!r} holds no letter or digit.")
+        raise InputError(
+            f"The model name {model!r} has no letter or digit, so no folder can be named after it."
+        )
     digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:12]
     if not safe:
         return f"model-{digest}"
@@ -97,7 +102,7 @@ def split(text: str) -> list[str]:
     One path with blanks that is there is one name, without quotes.
 
     Raises:
-        InputError: a quotation mark has no partner.
+        InputError: a quotation mark is not closed.
     """
     if on_disk(text.strip()):
         return [text.strip()]
@@ -105,6 +110,6 @@ def split(text: str) -> list[str]:
         return shlex.split(text)
     except ValueError:
         raise InputError(
-            f"The names {text!r} hold a quotation mark without a partner: quote a path with blanks "
-            "as in a shell, such as 'my models/one' gpt2."
+            f"The names {text!r} contain a quotation mark that is not closed: quote a path with "
+            "blanks as in a shell, such as 'my models/one' gpt2."
         ) from None

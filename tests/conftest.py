@@ -6,14 +6,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-import torch
-
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Tests run beside each other, one a core, and so do the processes that they start. Libraries
+    # read how many threads they may use when they are imported.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("MKL_NUM_THREADS", "1")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 sys.path.insert(0, str(Path(__file__).parent))
 
+import pytest
 import tiny
+import torch
+import warm
 
 from probenc_support import corpora, inference, models
 from probenc_support.errors import InputError
@@ -40,6 +46,12 @@ def module_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PROBENC_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture
+def warm_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Notebooks of this test run in kernels that need not import torch and the package again."""
+    warm.use(monkeypatch)
 
 
 @pytest.fixture(params=tiny.STYLES)

@@ -1,6 +1,7 @@
 """A small server on the loopback address that answers like the hub, for one tiny model."""
 
 import hashlib
+import importlib.util
 import json
 import threading
 from collections.abc import Iterator
@@ -8,6 +9,9 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+import pytest
+from huggingface_hub import close_session, constants
 
 OWNER = "somebody/tiny"
 
@@ -23,6 +27,28 @@ def client_settings(url: str, home: Path) -> dict[str, str]:
         "HF_HUB_DOWNLOAD_TIMEOUT": "3",
         "NO_PROXY": "127.0.0.1",
     }
+
+
+@contextmanager
+def client(url: str, home: Path) -> Iterator[None]:
+    """Within it this process's client of the hub is one of a process with these settings.
+
+    The client reads its environment when it is imported, so its constants are read once more.
+    """
+    spec = importlib.util.find_spec(constants.__name__)
+    assert spec is not None
+    assert spec.loader is not None
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in client_settings(url, home).items():
+            patch.setenv(name, value)
+        again = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(again)
+        for name in list(vars(constants)):
+            if name.isupper():
+                patch.setattr(constants, name, getattr(again, name))
+        close_session()
+        yield
+    close_session()
 
 
 class Hub:

@@ -13,9 +13,9 @@ import pytest
 import yaml
 from browser import CHROMIUM, DRIVER, MISSING, Browser, browser
 from bs4 import BeautifulSoup
-from test_notebooks import check_outputs
+from pages import check_outputs
 
-from probenc_support import claims
+from probenc_support import claims, names
 from probenc_support.claims import rule_book
 from probenc_support.runs import execute, matrix
 
@@ -230,18 +230,45 @@ def test_a_run_of_the_book_leaves_every_metric_that_a_rule_names() -> None:
             assert named <= left, claim.id
 
 
-def test_the_first_page_uses_the_words_of_the_rules() -> None:
+def test_the_first_page_opens_with_one_picture_and_the_verdicts_of_the_rules() -> None:
     page = soup(SITE / "book" / "intro.html")
-    table = claims.metrics_by_model(claims.runs(RUNS))
-    summary = {row.th.a.get_text(): row for row in page.select("table.numbers tbody tr")}
-    for claim in rule_book.CLAIMS:
-        verdict = claims.overall(claims.judge(claim, m, table[m]).verdict for m in table)
-        if claim.id in summary:
-            assert summary[claim.id].select_one(".verdict").get_text() == str(verdict)
-    assert {"C1", "C4", "C5", "C6", "B1"} <= summary.keys()
-    strips = page.select("p .verdict")
+    opening = page.select_one("h1 + .opening")
+    assert opening, "straight after the title"
+    (figure,) = opening.select("figure.probenc")
+    assert len(figure.find_all("img")) == 1
+    origin = local_target(SITE / "book" / "intro.html", figure.figcaption.a["href"])
+    assert origin.parent.name == next(iter(table_of_runs()))
+    heads = [cell.get_text() for cell in opening.select(".verdict-strip thead th")][2:]
+    table = table_of_runs()
+    assert set(heads) == table.keys() - {matrix.ACROSS}
+    rows = {row.th.get_text().split()[0]: row for row in opening.select(".verdict-strip tbody tr")}
+    assert {"C1", "C4", "C5", "C6", "B1"} <= rows.keys()
+    for claim in (one for one in rule_book.CLAIMS if one.id in rows):
+        cells = [cell.get_text() for cell in rows[claim.id].find_all("td")]
+        found = {model: claims.judge(claim, model, table[model]).verdict for model in table}
+        assert cells[0] == claims.overall(found.values()), claim.id
+        for model, cell in zip(heads, cells[1:], strict=True):
+            assert cell == "—" or cell == found[model], (claim.id, model)
+            run = claim.notebooks & table[model].keys()
+            assert run or cell == "—", (claim.id, model)
+
+
+def test_the_first_page_uses_the_words_of_the_rules() -> None:
+    strips = soup(SITE / "book" / "intro.html").select("p > .verdict:not(.sign)")
     assert len(strips) >= 8, "every paragraph of the argument has its verdict"
     assert {one.get_text() for one in strips} <= set(map(str, claims.Verdict))
+
+
+def table_of_runs() -> dict[str, Any]:
+    """Metrics by model and notebook, the models in the order of the configuration."""
+    table = claims.metrics_by_model(claims.runs(RUNS))
+    config = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
+    first = [names.slug(name) for name in matrix.models(config)]
+    return {name: table[name] for name in [*first, *table] if name in table}
+
+
+def local_target(page: Path, href: str) -> Path:
+    return (page.parent / unquote(urlsplit(href).path)).resolve()
 
 
 def test_the_performance_page_shows_every_time_that_was_kept() -> None:

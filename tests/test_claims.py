@@ -7,11 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bs4 import BeautifulSoup
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from probenc_support import claims
-from probenc_support.claims import Claim, Criterion, Kind, Run, State, Verdict, judge, overall
+from probenc_support.claims import (
+    Claim,
+    Criterion,
+    Kind,
+    Run,
+    State,
+    Verdict,
+    judge,
+    overall,
+    rule_book,
+    rules_of_paper,
+)
 from probenc_support.claims.rule_book import CLAIMS
 from probenc_support.notebook import verdicts
 
@@ -19,6 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 HIGH = Criterion("01_x", "fit", "a fit", at_least=0.8)
 LOW = Criterion("01_x", "error", "an error", at_most=0.2)
 CONTROL = Criterion("01_x", "shuffled", "the fit shuffled", at_most=0.1)
+OTHER = Criterion("02_y", "size", "a size", at_least=2.0)
 CLAIM = Claim("X", "title", Kind.PAPER, "words", criteria=(HIGH, LOW), controls=(CONTROL,))
 
 
@@ -213,45 +226,149 @@ def test_a_better_fit_of_an_untrained_network_counts_for_nothing() -> None:
     assert judge(fit, "null", {"01_log_linear_fit": untrained}).verdict is not Verdict.HOLDS
 
 
-def test_a_claim_that_is_added_gets_its_own_page(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As the page for authors says: an entry in the rule book is all that it takes."""
-    monkeypatch.syspath_prepend(str(ROOT / "book" / "_ext"))
-    import probenc_book
-    from sphinx.application import Sphinx
+class Pages:
+    """Builds a page with directives of the book, over runs and claims of a test's own."""
 
+    def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
+        patch.syspath_prepend(str(ROOT / "book" / "_ext"))
+        import probenc_book
+        import probenc_html
+
+        self.folder, self.patch, self.book = folder, patch, probenc_book
+        (folder / "config.yaml").write_text(CONFIGURATION, encoding="utf-8")
+        patch.setattr(probenc_html, "ROOT", folder)
+
+    def built(self, text: str, runs: list[Run], *added: Claim) -> BeautifulSoup:
+        from sphinx.application import Sphinx
+        from sphinx.util.docutils import docutils_namespace
+
+        self.patch.setattr(self.book, "CLAIMS", (*CLAIMS, *added))
+        self.patch.setattr(self.book, "all_runs", lambda: runs)
+        source, built = self.folder / "source", self.folder / "built"
+        source.mkdir(exist_ok=True)
+        (source / "conf.py").write_text("extensions = ['probenc_book']\n")
+        (source / "index.rst").write_text(f"Claims\n======\n\n{text}\n")
+        folders = map(str, (source, source, built, built))
+        with docutils_namespace():
+            app = Sphinx(*folders, "html", warningiserror=True, status=None, freshenv=True)
+            for event in ("html-page-context", "build-finished"):
+                app.events.listeners[event].clear()
+            app.build()
+        return BeautifulSoup((built / "index.html").read_text(encoding="utf-8"), "html.parser")
+
+
+CONFIGURATION = "models:\n  second-by-name:\n  a-model:\n"
+
+
+@pytest.fixture
+def pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pages:
+    return Pages(tmp_path, monkeypatch)
+
+
+def run_of(model: str, notebook: str = "01_x", **metrics: float) -> Run:
+    return Run(model, notebook, metrics, {}, Path("page"))
+
+
+def test_a_claim_that_is_added_gets_its_own_page(pages: Pages) -> None:
+    """As CONTRIBUTING.md says: an entry in the rule book is all that it takes."""
     added = Claim("X9", "new & <odd>", Kind.READERS, "Is it new?", criteria=(HIGH,), needs=(LOW,))
-    run = Run(
-        "some-model",
-        "01_x",
-        {"fit": 0.9, "fit_low": 0.7, "fit_high": 1.0, "error": 0.1},
-        {},
-        tmp_path / "x",
+    run = run_of("some-model", fit=0.9, fit_low=0.7, fit_high=1.0, error=0.1)
+    page = pages.built(".. claims::\n\n.. verdict:: X9\n\n.. verdict-strip::", [run], added)
+    section = page.find(id="x9")
+    assert section
+    assert "X9: new & <odd>" in section.get_text()
+    assert "Its readers ask" in section.get_text()
+    badges = [badge for badge in page.select(".verdict") if badge.get_text() == "holds in part"]
+    assert len(badges) >= 5, "in the summary, in its section, in its box, twice in the strip"
+    assert page.find("data", attrs={"data-metric": "fit_low"})
+
+
+def strip_of(page: BeautifulSoup) -> list[list[str]]:
+    """Cells of the strip, its heads first."""
+    rows = page.select(".verdict-strip tr")
+    return [[cell.get_text() for cell in row.find_all(["th", "td"])] for row in rows]
+
+
+def test_the_strip_has_a_row_a_claim_and_a_column_a_model(pages: Pages) -> None:
+    second = Claim("Y", "only of some", Kind.OURS, "words", criteria=(OTHER,))
+    runs = [
+        run_of("unknown", fit=0.9, error=0.1, shuffled=0.0),
+        run_of("a-model", fit=0.9, error=0.3, shuffled=0.0),
+        run_of("a-model", "02_y", size=3.0),
+        run_of("second-by-name", fit=0.5, error=0.3, shuffled=0.0),
+    ]
+    page = pages.built(".. verdict-strip::", runs, CLAIM, second)
+    assert strip_of(page) == [
+        ["claim or question", "all models", "second-by-name", "a-model", "unknown"],
+        ["X title", "holds in part", "does not hold", "holds in part", "holds"],
+        ["Y only of some", "holds", "—", "holds", "—"],
+    ]
+    for row, claim in zip(page.select(".verdict-strip tbody tr"), (CLAIM, second), strict=True):
+        assert row.th.a["href"].endswith(f"claims.html#{claim.id.lower()}")
+    assert not page.select(".verdict-strip.many")
+    legend = page.select_one(".legend").get_text(" ")
+    assert all(str(one) in legend for one in Verdict)
+    assert "— not run" in legend
+
+
+def test_a_strip_of_many_models_takes_the_whole_width(pages: Pages) -> None:
+    runs = [run_of(f"model-{i}", fit=0.9, error=0.1, shuffled=0.0) for i in range(9)]
+    page = pages.built(".. verdict-strip::", runs, CLAIM)
+    assert page.select(".verdict-strip.many")
+    assert strip_of(page)[1] == ["X title", *["holds"] * 10]
+
+
+def test_the_strip_tells_verdicts_apart_by_their_shape(pages: Pages) -> None:
+    """The style sheet draws a sign of its own for every verdict, none of them by colour alone."""
+    page = pages.built(".. verdict-strip::", [run_of("a-model", fit=0.9, error=0.1)], CLAIM)
+    classes = {" ".join(sign["class"]) for sign in page.select(".legend .sign")}
+    assert classes == {f"verdict sign verdict-{one.name.lower()}" for one in Verdict}
+    style = (ROOT / "book" / "_static" / "probenc.css").read_text(encoding="utf-8")
+    signs = dict(re.findall(r'\.sign\.verdict-(\w+)::before \{ content: "([^"]+)"', style))
+    assert signs.keys() == {one.name.lower() for one in Verdict}
+    assert len(set(signs.values())) == len(signs)
+
+
+def test_the_strip_without_a_run_says_so(pages: Pages) -> None:
+    page = pages.built(".. verdict-strip::", [])
+    assert "No model has run yet" in page.get_text()
+    assert not page.select("table, .sign")
+    of_nothing_named = pages.built(".. verdict-strip::", [run_of("a-model", "09_z", other=1.0)])
+    assert "No model has run yet" in of_nothing_named.get_text()
+
+
+def leave_figure(pages: Pages, model: str, caption: str, *, lines: bool = False) -> None:
+    figure = (
+        '<figure class="probenc" id="fig-one">\n<img alt="dots" src="data:,">\n'
+        f"<figcaption>{caption}</figcaption></figure><p>not of the figure</p>"
     )
-    monkeypatch.setattr(probenc_book, "CLAIMS", (*CLAIMS, added))
-    monkeypatch.setattr(probenc_book, "all_runs", lambda: [run])
-    (tmp_path / "conf.py").write_text("extensions = ['probenc_book']\n")
-    (tmp_path / "index.rst").write_text("Claims\n======\n\n.. claims::\n\n.. verdict:: X9\n")
-    built = tmp_path / "built"
-    app = Sphinx(
-        str(tmp_path),
-        str(tmp_path),
-        str(built),
-        str(built),
-        "html",
-        warningiserror=True,
-        status=None,
-    )
-    for event in ("html-page-context", "build-finished"):
-        app.events.listeners[event].clear()
-    app.build()
-    page = (built / "index.html").read_text(encoding="utf-8")
-    assert 'id="x9"' in page
-    assert "X9: new &amp; &lt;odd&gt;" in page
-    assert page.count("holds in part") >= 3, "in the summary, in its section, in its box"
-    assert 'data-metric="fit_low"' in page
-    assert "Its readers ask" in page
+    shown = figure.splitlines(keepends=True) if lines else figure
+    cells = [{"outputs": [{"text": "no data"}, {"data": {"text/html": shown}}]}, {"source": ""}]
+    path = pages.folder / "book" / "runs" / model / "01_x.ipynb"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"cells": cells}), encoding="utf-8")
+
+
+@pytest.mark.parametrize("lines", [False, True])
+def test_a_figure_is_that_of_the_first_model_that_has_it(pages: Pages, lines: bool) -> None:
+    leave_figure(pages, "second-by-name", "None of that name.")
+    renamed = pages.folder / "book" / "runs" / "second-by-name" / "01_x.ipynb"
+    renamed.write_text(renamed.read_text().replace("fig-one", "fig-other"), encoding="utf-8")
+    leave_figure(pages, "a-model", r"Of \( a \).", lines=lines)
+    leave_figure(pages, "unknown", "Of another.")
+    runs = [run_of(name, fit=1.0) for name in ("unknown", "a-model", "second-by-name")]
+    page = pages.built(".. run-figure:: 01_x fig-one\n\n   Dots < lines.", runs)
+    (figure,) = page.select("figure.probenc")
+    assert figure["id"] == "fig-one"
+    assert figure.img["alt"] == "dots"
+    assert figure.figcaption.get_text() == r"Dots < lines. Of \( a \). From the run of a-model."
+    assert figure.figcaption.a["href"].endswith("book/runs/a-model/01_x.html#fig-one")
+    assert "not of the figure" not in page.get_text()
+
+
+def test_a_figure_without_a_run_says_so(pages: Pages) -> None:
+    page = pages.built(".. run-figure:: 01_x fig-one", [run_of("a-model", "02_y", size=1.0)])
+    assert "No run has left this figure yet." in page.get_text()
 
 
 def test_a_box_shows_thresholds_beside_numbers_and_what_they_are_held_against() -> None:
@@ -301,3 +418,12 @@ def test_words_of_the_claims_hold_no_typed_result() -> None:
     """Numbers of ours belong to the runs; only thresholds and the paper's values stand in code."""
     for claim in CLAIMS:
         assert not re.search(r"\d\.\d", claim.words + claim.changed)
+
+
+def test_bounds_are_those_of_the_rule_book() -> None:
+    criteria = {c.metric: c for c in rules_of_paper.C6.criteria}
+    assert rule_book.threshold("C6", "kl_paper_30") == criteria["kl_paper_30"].at_most
+    assert rule_book.threshold("C6", "top1_paper_30") == criteria["top1_paper_30"].at_least
+    for claim, metric in (("C6", "kl_papre_30"), ("C0", "kl_paper_30")):
+        with pytest.raises(KeyError, match="no fixed bound"):
+            rule_book.threshold(claim, metric)

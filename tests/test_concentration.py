@@ -1,15 +1,13 @@
-"""Measures of concentration at their ends, and controls against the long way."""
+"""Measures of concentration at their ends, and how far they go beyond controls."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 from test_sparsity import problem, statistics
 
-from probenc_support import sparsity
-from probenc_support.regression import Design
-from probenc_support.sparsity import Components, concentration, correlations
+from probenc_support.regression import Design, Interval
+from probenc_support.sparsity import Components, concentration, controls
 from probenc_support.sparsity.concentration import Concentration
 
 vectors = st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=40).filter(lambda v: any(v))
@@ -50,122 +48,72 @@ def test_overlap_counts_shared_leaders():
     assert concentration.overlap(first, first, 10) == 1.0
 
 
-# ---------------------------------------------------------------------------------------- controls
+def test_the_share_of_the_first_components_is_that_of_their_r2():
+    E, y = problem()
+    fitted = statistics(E, y)
+    components = Components.of(fitted)
+    r = components.express(fitted).correlation
+    first = statistics(components.scores(E, 3), y).r2
+    many = concentration.share_of_first(np.stack([r, -2.0 * r]), 3)
+    np.testing.assert_allclose(many, first / fitted.r2, rtol=1e-5)
+    assert concentration.share_of_first(r, 7) == 1.0
 
 
-def sparse_problem(n=2000, d=40):
-    """y hangs on two raw dimensions of an E whose columns are independent."""
+def test_measures_of_each_draw_and_their_table():
+    """Slopes of which all draws are the same have intervals without width."""
     rng = np.random.default_rng(0)
-    E = rng.normal(size=(n, d))
-    return E, 2.0 * E[:, 3] - E[:, 8] + 0.5 * rng.normal(size=n)
+    slopes = rng.normal(size=30)
+    draws = concentration.of_each(np.stack([slopes, slopes]))
+    rotated = concentration.of_each(controls.rotated_slopes(slopes, 300, rng))
+    measured = concentration.intervals(slopes, draws)
+    table = concentration.table(measured, Concentration.of(slopes**3), rotated)
+    assert list(table.columns[:3]) == ["slopes", "low", "high"]
+    np.testing.assert_allclose(table["low"], table["high"])
+    ours = Concentration.of(slopes)
+    assert table.loc["Gini coefficient", "slopes"] == pytest.approx(ours.gini)
+    assert table.loc["share of top 10 %", "slopes"] == pytest.approx(ours.top_10_percent)
+    assert table.loc["Gini coefficient", "standardised"] > ours.gini
+    above = (rotated["gini"] > table.loc["Gini coefficient", "rotated, 97.5 %"]).mean()
+    assert above == pytest.approx(0.025, abs=0.005)
 
 
-def test_planted_sparsity_is_found_and_a_rotation_takes_it_away():
-    found = statistics(*sparse_problem())
-    chosen = sparsity.forward_selection(found)
-    assert chosen.order[:2].tolist() == [3, 8]
-    assert sparsity.count_for_share(chosen.r2) == 2
-    rng = np.random.default_rng(1)
-    turned = found.rotated(concentration.random_rotation(40, rng))
-    assert turned.r2 == pytest.approx(found.r2, abs=1e-10)
-    assert sparsity.count_for_share(sparsity.forward_selection(turned).r2) > 10
-    ginis = [concentration.gini(s) for s in concentration.rotated_slopes(found.slopes, 500, rng)]
-    assert concentration.gini(found.slopes) > 0.8 > max(ginis)
-
-
-def test_rotated_slopes_are_distributed_like_slopes_after_rotations():
-    found = statistics(*sparse_problem())
-    rng = np.random.default_rng(2)
-    short = concentration.rotated_slopes(found.slopes, 400, rng)
-    long = [found.rotated(concentration.random_rotation(40, rng)).slopes for _ in range(200)]
-    np.testing.assert_allclose(
-        np.linalg.norm(short, axis=1), np.linalg.norm(found.slopes), rtol=1e-12
+def test_sorted_sizes_are_those_of_the_top():
+    values = np.array([1.0, -3.0, 2.0, 0.0])
+    np.testing.assert_array_equal(concentration.sorted_sizes(values), [3.0, 2.0, 1.0, 0.0])
+    np.testing.assert_array_equal(
+        concentration.sorted_sizes(values), np.abs(values[concentration.top(values, 4)])
     )
-    ginis = [[concentration.gini(s) for s in slopes] for slopes in (short, long)]
-    assert stats.ks_2samp(*ginis).pvalue > 0.01
 
 
-def test_rotations_are_orthogonal_and_uniform():
-    rng = np.random.default_rng(0)
-    turns = np.stack([concentration.random_rotation(3, rng) for _ in range(2000)])
-    np.testing.assert_allclose(
-        turns @ turns.transpose(0, 2, 1), np.eye(3)[None].repeat(2000, 0), atol=1e-12
-    )
-    assert stats.kstest(turns[:, 0, 0], "uniform", args=(-1.0, 2.0)).pvalue > 0.01
-
-
-def test_gaussian_control_is_distributed_like_drawn_embeddings():
-    """Against the long way: E drawn row by row, y along a drawn direction, plus noise."""
-    E, y = problem(n=120, d=4)
-    found = statistics(E, y)
-    rng = np.random.default_rng(3)
-    root = np.linalg.cholesky(found.gram / (found.n - 1))
-
-    def long():
-        drawn = rng.normal(size=(120, 4)) @ root.T
-        signal = drawn @ rng.normal(size=4)
-        noise = np.sqrt(signal.var(ddof=1) * (1.0 / found.r2 - 1.0))
-        return statistics(drawn, signal + noise * rng.normal(size=120))
-
-    shorts = [concentration.gaussian_control(found, rng) for _ in range(400)]
-    longs = [long() for _ in range(400)]
-    for measure in (
-        lambda s: s.r2,
-        lambda s: s.gram[0, 0],
-        lambda s: np.linalg.slogdet(s.gram)[1],
-        lambda s: np.abs(Components.of(s).express(s).correlation[0]),
-        lambda s: np.abs(s.correlation).max(),
-        lambda s: np.log(s.total),
-    ):
-        pair = [[measure(s) for s in draws] for draws in (shorts, longs)]
-        assert stats.ks_2samp(*pair).pvalue > 1e-3
-    assert np.mean([s.r2 for s in shorts]) == pytest.approx(found.r2, abs=0.02)
-
-
-def test_shares_of_a_random_direction():
-    E, y = problem(n=4000)
-    found = statistics(E, y)
-    rng = np.random.default_rng(4)
-    components = Components.of(found)
-    short = concentration.random_direction_shares(components.variances, 500, rng)
-    np.testing.assert_allclose(short.sum(1), 1.0, rtol=1e-12)
-    planted = [E @ rng.normal(size=7) for _ in range(200)]
-    long = [components.express(statistics(E, v)).correlation[0] ** 2 for v in planted]
-    assert stats.ks_2samp(short[:, 0], long).pvalue > 0.01
-
-
-def test_shuffled_y_shows_nothing():
-    E, y = sparse_problem()
-    shuffled = concentration.shuffled_control(Design.of(E), y, n_shuffles=30)
-    calls = [correlations.infer(s.correlation, s.n).significant().sum() for s in shuffled]
-    assert np.mean(np.array(calls) > 0) < 0.2
-    assert np.mean([s.r2 for s in shuffled]) == pytest.approx(40 / 1999, abs=0.004)
-    assert correlations.infer(statistics(E, y).correlation, len(y)).significant()[[3, 8]].all()
-
-
-# ------------------------------------------------------------------------- beyond the control
+def test_the_table_beyond_controls_says_difference_and_interval():
+    one = Interval(0.25, 0.1, 0.4, 0.0, np.empty(0))
+    table = concentration.table_beyond([("a", 0.5, 0.25, one, None), ("b", 1.0, 0.75, one, one)])
+    assert list(table["measure"]) == ["a", "b"]
+    assert list(table["here"] - table["control"]) == [0.25, 0.25]
+    assert table.iloc[0, 3] == "0.250 (0.100 to 0.400)"
+    assert list(table.iloc[:, 4]) == ["", "0.250 (0.100 to 0.400)"]
 
 
 def test_an_excess_is_a_difference_of_means_and_its_interval_that_of_both_draws():
     """Of normal draws: the variance of the difference is the sum of the variances."""
     rng = np.random.default_rng(0)
     draws, control = rng.normal(2.0, 0.3, 4000), rng.normal(1.2, 0.4, 5000)
-    found = concentration.excess(2.0, draws, control, rng)
-    assert found.estimate == pytest.approx(2.0 - control.mean(), abs=1e-12)
+    beyond = concentration.excess(2.0, draws, control, rng)
+    assert beyond.estimate == pytest.approx(2.0 - control.mean(), abs=1e-12)
     half = 1.96 * np.hypot(0.3, 0.4)
     np.testing.assert_allclose(
-        [found.low, found.high], [found.estimate - half, found.estimate + half], atol=0.05
+        [beyond.low, beyond.high], [beyond.estimate - half, beyond.estimate + half], atol=0.05
     )
 
 
 def test_a_ratio_is_one_of_means():
     rng = np.random.default_rng(1)
     draws, control = rng.lognormal(0.0, 0.05, 3000), rng.lognormal(1.0, 0.05, 20)
-    found = concentration.ratio(1.0, draws, control, rng)
-    assert found.estimate == pytest.approx(1.0 / control.mean(), abs=1e-12)
-    assert found.low < found.estimate < found.high
+    beyond = concentration.ratio(1.0, draws, control, rng)
+    assert beyond.estimate == pytest.approx(1.0 / control.mean(), abs=1e-12)
+    assert beyond.low < beyond.estimate < beyond.high
     spread = np.hypot(0.05, np.log(control).std())
-    assert np.log(found.high / found.low) == pytest.approx(2 * 1.96 * spread, rel=0.15)
+    assert np.log(beyond.high / beyond.low) == pytest.approx(2 * 1.96 * spread, rel=0.15)
     exact = concentration.ratio(6.0, np.full(40, 6.0), np.full(7, 3.0), rng)
     assert (exact.estimate, exact.low, exact.high) == pytest.approx((2.0, 2.0, 2.0))
 
@@ -185,9 +133,7 @@ def test_unequal_spread_makes_slopes_unequal_even_where_nothing_is_encoded():
     """Why the excess of shuffled tokens is a control of its own."""
     rng = np.random.default_rng(3)
     E = rng.normal(size=(3000, 40)) * np.geomspace(1.0, 0.05, 40)
-    noise = concentration.shuffled_control(Design.of(E), rng.normal(size=3000), n_shuffles=20)
+    noise = controls.shuffled(Design.of(E), rng.normal(size=3000), n_shuffles=20)
     ginis = np.array([concentration.gini(s.slopes) for s in noise])
-    rotated = [
-        concentration.gini(s) for s in concentration.rotated_slopes(noise[0].slopes, 300, rng)
-    ]
+    rotated = [concentration.gini(s) for s in controls.rotated_slopes(noise[0].slopes, 300, rng)]
     assert ginis.mean() > np.mean(rotated) + 0.1

@@ -111,43 +111,15 @@ def test_planted_mixture_is_explained_by_its_classes_and_not_by_others():
     y = -torch.softmax(h @ E.T, dim=1).mean(dim=0).log()
     exact = ContextClasses.of(h, z, label).y_bound(Head(E))
     torch.testing.assert_close(exact, y)
-    lot = ContextClasses.of(h, z, context_classes.dealt(label, seed=1)).y_bound(Head(E))
+    lot = ContextClasses.of(h, z, context_classes.shuffled(label, seed=1)).y_bound(Head(E))
     assert (lot - y).abs().max() > 0.1
 
 
-def test_dealt_labels_keep_the_sizes_of_the_classes():
+def test_shuffled_labels_keep_the_sizes_of_the_classes():
     label = torch.arange(100) % 7
-    dealt = context_classes.dealt(label, seed=3)
+    dealt = context_classes.shuffled(label, seed=3)
     assert not torch.equal(dealt, label)
     assert torch.equal(dealt.bincount(), label.bincount())
-
-
-def test_halves_share_no_document():
-    group = torch.arange(9).repeat_interleave(5)
-    one, other = context_classes.halves_by_lot(group, seed=0)
-    assert (len(one), len(other)) == (5, 4)
-    assert sorted([*one.tolist(), *other.tolist()]) == list(range(9))
-    assert not torch.equal(one, context_classes.halves_by_lot(group, seed=1)[0])
-    with pytest.raises(InputError, match="One document"):
-        context_classes.halves_by_lot(torch.zeros(4, dtype=torch.int64))
-
-
-def test_classes_in_words():
-    """Two classes, each of which raises one token: what the table must say."""
-    E = 4.0 * torch.eye(3, dtype=torch.float64)
-    label = torch.tensor([0, 0, 0, 1, 1])
-    h = torch.eye(3, dtype=torch.float64)[label]
-    z = torch.logsumexp(h @ E.T, dim=1)
-    log_a = torch.softmax(h @ E.T, dim=1).mean(dim=0).log()
-    table = context_classes.in_words(
-        ContextClasses.of(h, z, label), Head(E), log_a,
-        before=["the", "the", "a", ".", "."], after=["x", "x", "y", "x", ""],
-        texts=["x", "y", "z"], n_tokens=1,
-    )  # fmt: skip
-    assert table["share"].tolist() == [0.6, 0.4]
-    assert table["last read"].tolist() == ["'the'", "'.'"]
-    assert table["comes next"].tolist() == ["'x'", "'x'"]
-    assert table["raised most"].tolist() == ["'x'", "'y'"]
 
 
 @pytest.mark.parametrize("k", [0, 61])
@@ -157,35 +129,3 @@ def test_impossible_numbers_of_classes_are_refused(k):
         context_classes.k_means(h, k)
     with pytest.raises(InputError, match="labels do not fit"):
         ContextClasses.of(h, z, torch.zeros(3))
-
-
-def test_prediction_takes_its_intercept_from_the_fitting_text():
-    E, b, h, z, y = problem()
-    label = torch.arange(len(h)) % 5
-    found = context_classes.Prediction.of(Head(E, b), h, z, y, label)
-    assert found.intercept <= 0.0
-    torch.testing.assert_close(found.y.mean(), y.mean())
-    torch.testing.assert_close(found.y - found.intercept, found.classes.y_bound(Head(E, b)))
-
-
-def test_carriers_of_probability():
-    classes = ContextClasses.of(
-        torch.zeros(10, 2), torch.zeros(10), torch.tensor([0] * 6 + [1] * 3 + [2])
-    )
-    carried = torch.tensor([[0.0, 0.05, 0.95], [0.0, 0.05, 0.95]], dtype=torch.float64)
-    assert context_classes.carriers(classes, carried) == (1, pytest.approx(0.1))
-    even = torch.full((4, 3), 1 / 3, dtype=torch.float64)
-    assert context_classes.carriers(classes, even) == (3, pytest.approx(1.0))
-    torch.testing.assert_close(
-        context_classes.effective_number(even), torch.full((4,), 3.0, dtype=torch.float64)
-    )
-    assert float(context_classes.effective_number(torch.eye(3))[0]) == 1.0
-
-
-def test_slope_of_the_bound_is_what_differentiation_gives():
-    E, b, h, z, _ = problem()
-    classes = ContextClasses.of(h, z, torch.arange(len(h)) % 6)
-    E.requires_grad_(True)
-    (slope,) = torch.autograd.grad(classes.y_bound(Head(E, b)).sum(), E)
-    found = context_classes.slopes(classes, classes.carried(Head(E.detach(), b)))
-    torch.testing.assert_close(found, slope)

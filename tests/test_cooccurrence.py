@@ -84,9 +84,11 @@ def test_text_of_a_run_is_what_it_counted(text_file: Path, tmp_path: Path) -> No
         recipe, folder=tmp_path / "run", corpus=str(text_file), device="cpu", progress=False
     )
     run = checkpoints.training_run(str(folder))
-    read = cooccurrence.text_read(run)
+    read, again = cooccurrence.texts_read([run, run])
     counts = dynamics.counts_so_far(run)
     assert read is not None
+    assert again is not None
+    assert np.array_equal(read.blocks, again.blocks)
     assert counts is not None
     for until, row in zip(read.until, counts, strict=True):
         assert np.array_equal(np.bincount(read.blocks[:until].ravel(), minlength=320), row)
@@ -94,6 +96,6 @@ def test_text_of_a_run_is_what_it_counted(text_file: Path, tmp_path: Path) -> No
     copy.write_text("something else " * 5000)
     record = (folder / "training.json").read_text()
     (folder / "training.json").write_text(record.replace(str(text_file), str(copy)))
-    assert cooccurrence.text_read(run) is None, "another text is not the one that was read"
+    assert cooccurrence.texts_read([run]) == [None], "another text is not the one that was read"
     (folder / "training.json").write_text(record.replace(str(text_file), str(tmp_path / "gone")))
-    assert cooccurrence.text_read(run) is None
+    assert cooccurrence.texts_read([run]) == [None]

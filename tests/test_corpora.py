@@ -405,7 +405,7 @@ def test_excluded_text_is_left_out_also_from_another_corpus(
     with pytest.raises(InputError, match="share text, so what is chosen"):
         corpora.check_apart(first, corpora.blocks(str(copy), TOKENIZER, **sizes))
     corpora.check_apart(first, other)
-    with pytest.raises(InputError, match="only tokens are known"):
+    with pytest.raises(InputError, match="are known, so it cannot be checked"):
         corpora.check_apart(first, corpora.from_ids(first.ids, corpus="random"))
     everything = corpora.blocks(str(text_file), TOKENIZER, n_positions=10**6, sequence_length=32)
     whole = corpora.fingerprints(text_file.read_text())
@@ -419,8 +419,6 @@ def test_excluded_text_is_left_out_also_from_another_corpus(
         ("03_steering", "cell-04", {"corpus": "docstrings", "eval_corpus": "python-manual"}),
         ("03_steering", "cell-04", {"corpus": "docstrings:scipy", "eval_corpus": "docstrings"}),
         ("03_steering", "cell-04", {"corpus": "python-manual", "eval_corpus": "python-manual"}),
-        ("04_pruning", "cell-05", {"corpus": "docstrings", "tuning_positions": 2048}),
-        ("04_pruning", "cell-05", {"corpus": "python-manual", "tuning_positions": 0}),
     ],
 )
 def test_notebooks_judge_on_text_on_which_nothing_was_chosen(
@@ -440,7 +438,7 @@ def test_notebooks_judge_on_text_on_which_nothing_was_chosen(
     exec(text_only, names)
     found = names["apart"]
     assert isinstance(found, list)
-    wanted = 3 + bool(own.own.get("tuning_positions")) + len(given.get("calibration_corpora", []))
+    wanted = 3 + len(given["calibration_corpora"])
     assert len(found) == wanted
     for one, other in itertools.combinations(found, 2):
         assert not _share(one, other), (one.corpus, other.corpus)
@@ -566,7 +564,7 @@ def test_files_that_are_no_corpus(tmp_path: Path, content: bytes, message: str) 
     [
         ("no-such-file.txt", "no corpus 'no-such-file.txt'"),
         ("docstrings:nope", "no corpus docstrings:nope"),
-        ("hf:missing-parts", "reads hf:name/config:split:column"),
+        ("hf:missing-parts", "as hf:name/config:split:column does"),
         ("Docstrings", r"did you mean docstrings\?"),
         ("python_manual", r"did you mean python-manual\?"),
         ("Docstrings:SciPy", r"did you mean docstrings:scipy\?"),

@@ -1,6 +1,7 @@
 """What a notebook depends on: files of the package, through folders, and nothing in silence."""
 
 import ast
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -36,17 +37,39 @@ def imports_of(notebook: Path) -> str:
     return "\n".join(ast.unparse(n) for n in nodes if (n.module or "").startswith("probenc"))
 
 
+LISTING = """
+import json, sys
+listed = []
+for code in json.loads(sys.stdin.read()):
+    for name in [name for name in sys.modules if name.split(".")[0] == "probenc_support"]:
+        del sys.modules[name]
+    exec(code, {})
+    own = [m for name, m in sys.modules.items() if name.startswith("probenc_support.")]
+    listed.append([module.__file__ for module in own])
+print(json.dumps(listed))
+"""
+"""Imports anew, for each piece of code, all of the package and nothing of other packages."""
+
+
+@pytest.fixture(scope="module")
+def loaded() -> dict[Path, set[Path]]:
+    """Files of the package that Python loads for each notebook, in a process that starts empty."""
+    codes = json.dumps([imports_of(notebook) for notebook in NOTEBOOKS])
+    command = [sys.executable, "-c", LISTING]
+    shown = subprocess.run(command, input=codes, capture_output=True, text=True, check=True)
+    files = json.loads(shown.stdout)
+    return {
+        notebook: {Path(file).resolve() for file in own}
+        for notebook, own in zip(NOTEBOOKS, files, strict=True)
+    }
+
+
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_the_files_that_python_loads_are_those_that_are_traced(notebook: Path) -> None:
-    listing = (
-        "import sys; print(*(module.__file__ for name, module in sys.modules.items() "
-        "if name.startswith('probenc_support.')), sep='\\n')"
-    )
-    code = f"{imports_of(notebook)}\n{listing}"
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = {Path(line).resolve() for line in shown.stdout.split()}
+def test_the_files_that_python_loads_are_those_that_are_traced(
+    notebook: Path, loaded: dict[Path, set[Path]]
+) -> None:
     traced = set(dependencies.modules(notebook)) - {dependencies.PACKAGE / "__init__.py"}
-    assert loaded == {path.resolve() for path in traced}
+    assert loaded[notebook] == {path.resolve() for path in traced}
 
 
 def test_sections_depend_on_their_own_folders() -> None:

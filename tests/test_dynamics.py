@@ -31,7 +31,10 @@ from probenc_support.dynamics import (
     Frequencies,
     behaviour,
     convergence,
+    early_frequency,
+    tables,
 )
+from probenc_support.dynamics.predictions import Predictions, positions
 from probenc_support.errors import InputError
 from probenc_support.head import Head
 from probenc_support.models import checkpoints, runtime, training, training_text, weights
@@ -301,7 +304,7 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> TrainingRun:
 
 
 def test_straight_run_converges_as_it_was_made(line: TrainingRun) -> None:
-    found = convergence.convergence(line)
+    found = convergence.of_parameters(line)
     layers = ["input embedding", "layer 1", "layer 2", "final norm", EMBEDDING]
     assert found.groups == [*layers, BODY, WHOLE]
     for group in (g for g in found.groups if g != "final norm"):
@@ -312,7 +315,7 @@ def test_straight_run_converges_as_it_was_made(line: TrainingRun) -> None:
 
 def test_distances_of_the_parts_add_up(trained: Path) -> None:
     run = checkpoints.training_run(str(trained))
-    found = convergence.convergence(run)
+    found = convergence.of_parameters(run)
     squares = {group: rows.sum(1) for group, rows in found.to_final.items()}
     parts = [g for g in found.groups if g not in (BODY, WHOLE)]
     np.testing.assert_allclose(sum(squares[g] for g in parts), squares[WHOLE])
@@ -329,7 +332,10 @@ def test_distances_of_the_parts_add_up(trained: Path) -> None:
 
 def test_embedding_alone_gives_the_same_as_with_the_rest(trained: Path) -> None:
     run = checkpoints.training_run(str(trained))
-    alone, whole = convergence.convergence(run, embedding_only=True), convergence.convergence(run)
+    alone, whole = (
+        convergence.of_parameters(run, embedding_only=True),
+        convergence.of_parameters(run),
+    )
     assert alone.groups == [EMBEDDING]
     assert np.array_equal(alone.distance(EMBEDDING), whole.distance(EMBEDDING))
 
@@ -364,11 +370,28 @@ def test_divergence_from_the_unigram() -> None:
     log_u = torch.log_softmax(torch.randn(50, generator=rng).double(), 0)
     P = torch.softmax(h @ E.T, 1).double().numpy()
     direct = np.mean([stats.entropy(row, log_u.exp().numpy()) for row in P])
-    assert dynamics.unigram_divergence(Head(E), h, log_u) == pytest.approx(direct, rel=1e-5)
+    predictions = Predictions(Head(E), h, torch.logsumexp(h @ E.T, 1))
+    assert dynamics.unigram_divergence(predictions, log_u) == pytest.approx(direct, rel=1e-5)
     # A model that ignores its context and predicts the frequencies is at zero.
-    assert dynamics.unigram_divergence(Head(0 * E, log_u.float()), h, log_u) == pytest.approx(
-        0, abs=1e-6
-    )
+    ignorant = Predictions(Head(0 * E, log_u.float()), h, torch.zeros(9))
+    assert dynamics.unigram_divergence(ignorant, log_u) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("kept", [0, 2**26])
+def test_predictions_are_those_of_a_softmax_at_every_use(
+    kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from probenc_support.dynamics import predictions as module
+
+    monkeypatch.setattr(module, "_KEPT", kept)
+    monkeypatch.setattr(module, "_AT_ONCE", 200)  # four positions at a time
+    rng = torch.Generator().manual_seed(0)
+    E, h = torch.randn(50, 6, generator=rng), torch.randn(9, 6, generator=rng)
+    predictions = Predictions(Head(E), h, torch.logsumexp(h @ E.T, 1))
+    for _ in range(2):
+        pieces = list(predictions.log_p())
+        assert [len(piece) for piece in pieces] == [4, 4, 1]
+        assert torch.cat(pieces) == pytest.approx(torch.log_softmax(h @ E.T, 1), abs=1e-5)
 
 
 def test_behaviour_agrees_with_transformers(trained: Path, text_file: Path) -> None:
@@ -377,7 +400,8 @@ def test_behaviour_agrees_with_transformers(trained: Path, text_file: Path) -> N
     blocks = dynamics.text_for(run, str(text_file))
     detection = inference.detect(lm, blocks, progress=False)
     _, known = planted(RECIPE.vocabulary)
-    found = behaviour.behaviour(lm, detection, known.log_unigram, step=60)
+    predictions = Predictions.of(lm, detection, positions(detection))
+    found = behaviour.on_text(lm, detection, predictions, known.log_unigram, step=60)
     with torch.no_grad():
         losses = [float(lm.model(input_ids=b[None], labels=b[None]).loss) for b in blocks.ids]
     assert found.loss == pytest.approx(np.mean(losses), rel=1e-5)
@@ -472,6 +496,9 @@ def test_verdict_follows_the_rule_in_every_run(high: float, expected: bool) -> N
     rows += [("b", FREQUENCY, 5.0, 4.0, high), ("b", EMBEDDING, 20.0, 10.0, 30.0)]
     table = pd.DataFrame(rows, columns=["run", "what", "step", "low", "high"])
     assert dynamics.is_earliest(table, before=[EMBEDDING]) is expected
+    halves = dynamics.over_runs(table)
+    assert halves.loc[EMBEDDING, "frequency_first"] == ("yes" if expected else "no")
+    assert halves.loc[FREQUENCY].tolist() == [5, 4, max(6, high), 5, 5, ""]
     with pytest.raises(InputError, match="loss was not measured"):
         dynamics.is_earliest(table, before=[LOSS])
 
@@ -483,7 +510,7 @@ def measured(trained: Path, text_file: Path) -> dynamics.Dynamics:
 
 
 def test_trained_model_learns_frequency(measured: dynamics.Dynamics) -> None:
-    table = measured.by_step()
+    table = tables.by_step(measured)
     assert abs(table["r2_adj_frequency"].iloc[0]) < 0.1
     assert table["r2_adj_frequency"].iloc[-1] > 0.5
     assert table["r2_adj_shuffled"].abs().max() < 0.1
@@ -494,30 +521,62 @@ def test_trained_model_learns_frequency(measured: dynamics.Dynamics) -> None:
 
 
 def test_intervals_hold_their_values(measured: dynamics.Dynamics) -> None:
-    found = {half.name: half for half in measured.emergence(n_replicates=60)}
+    found = dynamics.halfway_estimates(measured, n_replicates=60)
     parts = {dynamics.FREQUENCY_PART, dynamics.REST}
     assert set(found) == {FREQUENCY, LOSS, KL, *measured.convergence.groups, *parts}
     for half in found.values():
-        assert half.low <= half.step <= half.high
-    again = measured.emergence(n_replicates=60)
-    assert [half.low for half in again] == [half.low for half in found.values()]
+        assert half.low <= half.value <= half.high
+    assert dynamics.halfway_estimates(measured, n_replicates=60) == found
+    some = dynamics.halfway_estimates(measured, intervals=[FREQUENCY, BODY], n_replicates=60)
+    assert some[BODY] == found[BODY], "draws do not depend on what else is drawn"
+    steps = [estimate.value for estimate in found.values()]
+    assert [estimate.value for estimate in some.values()] == pytest.approx(steps)
+    assert all(np.isnan(some[what].low) for what in some if what not in (FREQUENCY, BODY))
 
 
 def test_share_of_the_loss_and_its_inverse(measured: dynamics.Dynamics) -> None:
     assert measured.loss_share(0) == 0.0
     assert measured.loss_share(60) == 1.0
-    half = next(h for h in measured.emergence(n_replicates=20) if h.name == LOSS)
-    assert measured.loss_share(half.step) == pytest.approx(0.5, abs=1e-6)
-    middle = np.interp(np.log1p(half.step), np.log1p(measured.steps), measured.r2_adj)
-    assert measured.r2_when_loss_fell(0.5) == pytest.approx(middle)
+    half = dynamics.halfway(measured.read_steps, measured.loss)
+    assert measured.loss_share(half) == pytest.approx(0.5, abs=1e-6)
+    middle = np.interp(np.log1p(half), np.log1p(measured.steps), measured.r2_adj)
+    assert early_frequency.r2_when_loss_fell(measured, 0.5) == pytest.approx(middle)
+    against = early_frequency.against_loss([measured, measured])
+    passed = np.interp(np.log1p(against.step_r2_half), np.log1p(measured.steps), measured.r2_adj)
+    assert passed == pytest.approx(0.5)
+    assert against.loss_share == pytest.approx(measured.loss_share(against.step_r2_half))
+    deaf = early_frequency.against_loss([replace(measured, behaviour=[])])
+    assert deaf.step_r2_half == pytest.approx(against.step_r2_half)
+    assert np.isnan([deaf.loss_share, deaf.r2_at_quarter]).all(), "no text was read"
 
 
 def test_stopping_earlier_changes_what_is_final(measured: dynamics.Dynamics) -> None:
-    cut = dynamics.truncated_at(measured, 16)
+    by_end = convergence.to_earlier_ends(measured.run, [2, 4, 8, 16, 32])
+    cut = measured.truncated_at(by_end[16])
     assert cut.steps == [0, 1, 2, 4, 8, 16]
     assert cut.convergence.distance(WHOLE)[-1] == 0.0
     assert measured.convergence.distance(WHOLE)[5] > 0.1
     assert np.array_equal(cut.r2_adj, measured.r2_adj[:6])
+    for end, distances in by_end.items():
+        shorter = measured.run.select(range(end + 1))
+        direct = convergence.of_parameters(shorter)
+        assert (distances.steps, distances.groups) == (shorter.steps, direct.groups)
+        for group in direct.groups:
+            assert np.array_equal(distances.to_final[group], direct.to_final[group])
+    with pytest.raises(TypeError, match="cut short"):
+        tables.by_group(cut)
+
+
+def test_shortened_runs_are_those_that_ended_there(measured: dynamics.Dynamics) -> None:
+    found = dynamics.by_length([measured], before=[EMBEDDING], n_replicates=30, seed=1)
+    assert found["stopped_at"].tolist() == [8, 32]
+    shorter = measured.run.select(range(33))
+    cut = measured.truncated_at(convergence.of_parameters(shorter))
+    table = dynamics.emergence_table([cut], n_replicates=30, seed=1)
+    row = found.set_index("stopped_at").loc[32]
+    assert row["frequency_first"] == dynamics.is_earliest(table, before=[EMBEDDING])
+    for what, step in table.set_index("what")["step"].items():
+        assert row[what] == pytest.approx(step, nan_ok=True)
 
 
 def test_text_is_read_at_some_checkpoints_only(trained: Path, text_file: Path) -> None:
@@ -529,13 +588,13 @@ def test_text_is_read_at_some_checkpoints_only(trained: Path, text_file: Path) -
     found = dynamics.measure(run, blocks=blocks, device="cpu", read_at=[4, 32])
     assert found.read_steps == [0, 4, 32, 60]
     assert len(found.fits) == len(run.steps)
-    table = found.by_step().set_index("step")
+    table = tables.by_step(found).set_index("step")
     assert table["loss"].notna().to_numpy().nonzero()[0].tolist() == [
         run.steps.index(s) for s in (0, 4, 32, 60)
     ]
     assert found.kl_to_final[-1] == pytest.approx(0, abs=1e-6)
     assert found.kl_to_final[0] > found.kl_to_final[1] > found.kl_to_final[2] > 0
-    assert (found.by_state().query("step == 60")["cka"] > 0.999999).all()
+    assert (tables.by_state(found).query("step == 60")["cka"] > 0.999999).all()
 
 
 @given(st.sets(st.integers(0, 10_000), min_size=2), st.floats(1.01, 4))
@@ -568,9 +627,31 @@ def test_no_run_is_ahead_of_its_own_straight_line(line: TrainingRun, tmp_path: P
     way = dynamics.straight_line(line.embedding(0), E, found.frequencies, n=201)
     ours = np.interp(SHARES, 1 - way["distance"], way["r2_adj"])
     assert found.r2_adj == pytest.approx(ours, abs=1e-3)
-    ahead = found.ahead_of(way)
+    ahead = dynamics.ahead_of(found, way)
     assert ahead.training == pytest.approx(ahead.straight, abs=0.06)
     assert found.r2_adj[-1] > 0.95
+
+
+def test_an_estimate_leaves_out_what_is_not_known() -> None:
+    draws = np.array([np.nan, *np.arange(101.0), np.inf])
+    found = dynamics.Estimate.of(50.0, draws)
+    assert (found.low, found.high) == pytest.approx((2.5, 97.5))
+    assert found.metrics("x") == {"x": 50.0, "x_low": found.low, "x_high": found.high}
+    runs = dynamics.Estimate.mean_of_runs([1.0, 3.0], [np.zeros(9), np.full(9, 4.0)])
+    assert runs == dynamics.Estimate(2.0, 2.0, 2.0)
+    assert dynamics.Estimate.unknown().metrics("x") == {}
+
+
+def test_a_unigram_phase_is_found_where_it_was_planted() -> None:
+    def phase(*nats: float) -> dynamics.UnigramPhase:
+        return dynamics.UnigramPhase.of(pd.Series(nats, index=STEPS[: len(nats)]))
+
+    planted_phase = phase(2.0, 1.0, 0.3, 0.9, 1.5)
+    assert planted_phase.exists
+    assert (planted_phase.step, planted_phase.lowest) == (2, 0.3)
+    assert not phase(2.0, 1.0, 0.9, 1.2, 1.5).exists, "hardly nearer than the end"
+    assert not phase(2.0, 1.0, 0.5, 0.2, 0.1).exists, "nearest at the end"
+    assert not phase(0.1, 1.0, 0.5, 0.2, 0.3).exists, "nearest at the start"
 
 
 # ------------------------------------------------------------------------------------------ tokens
@@ -586,7 +667,7 @@ def test_tokens_are_learnt_when_they_stay_right() -> None:
     off[3][1] += 5
     fits = [replace(fit, step=s, predicted=v) for s, v in zip(STEPS, off, strict=False)]
     run = TrainingRun("made up", "", {s: f"step{s}" for s in STEPS[:4]}, True)
-    empty = dynamics.Convergence([], [], {}, {}, {})
+    empty = dynamics.Convergence([], {}, {}, {})
     found = dynamics.Dynamics(run, known, fits, empty, [], [], np.nan, None)
     learnt = dynamics.learnt_at(found)
     assert learnt[0] == 2
@@ -608,7 +689,7 @@ def test_examples_lie_at_equal_ratios_of_the_rank() -> None:
     known = Frequencies(counts, "made up", np.arange(256), 0)
     E = torch.randn(256, 4, generator=torch.Generator().manual_seed(0))
     run = TrainingRun("made up", "", {0: "step0"}, True)
-    empty = dynamics.Convergence([], [], {}, {}, {})
+    empty = dynamics.Convergence([], {}, {}, {})
     fits = [dynamics.fit_frequency(E, known, n_shuffles=1)]
     found = dynamics.Dynamics(run, known, fits, empty, [], [], np.nan, None)
     shown = dynamics.examples(found, [str(i) for i in range(256)], n=9)
@@ -666,7 +747,7 @@ def test_hub_path_fetches_the_embedding_alone(
     assert found.frequencies.n_unseen == 3
     assert len(found.frequencies.tokens) == 317
     assert found.convergence.distance(EMBEDDING) == pytest.approx(1 - np.array(SHARES), abs=1e-5)
-    assert list(found.by_step()["step"]) == STEPS
+    assert list(tables.by_step(found)["step"]) == STEPS
     with pytest.raises(InputError, match="whole checkpoint"):
         run.weights(8)
     # A second reading needs no hub.
@@ -676,7 +757,9 @@ def test_hub_path_fetches_the_embedding_alone(
         dynamics.measure(run, embedding_only=True)
 
 
-def test_notebook_on_a_run_with_checkpoints(trained: Path, text_file: Path, tmp_path: Path) -> None:
+def test_notebook_on_a_run_with_checkpoints(
+    trained: Path, text_file: Path, tmp_path: Path, warm_kernels: None
+) -> None:
     page = execute.run(
         "05",
         model=str(trained),
@@ -706,7 +789,7 @@ def test_notebook_on_a_run_with_checkpoints(trained: Path, text_file: Path, tmp_
 
 
 def test_notebook_with_the_embedding_alone(
-    line: TrainingRun, text_file: Path, tmp_path: Path
+    line: TrainingRun, text_file: Path, tmp_path: Path, warm_kernels: None
 ) -> None:
     page = execute.run(
         "05",

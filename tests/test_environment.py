@@ -21,6 +21,10 @@ def read(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
 
 
+PYTHONS = re.findall(r'"Programming Language :: Python :: (3\.\d+)"', read("pyproject.toml"))
+"""The Pythons that pyproject.toml names, oldest first."""
+
+
 @pytest.fixture(scope="module")
 def pins() -> dict[str, Version]:
     """Exact versions of constraints.txt, by canonical name."""
@@ -85,23 +89,36 @@ def test_this_environment_is_the_pinned_one(pins: dict[str, Version]) -> None:
     assert not different
 
 
-def test_every_pin_installs_on_the_oldest_python_that_the_package_takes(
-    project: dict[str, Any], pins: dict[str, Version]
+def test_the_oldest_python_is_tested_and_is_the_oldest_that_the_package_takes(
+    project: dict[str, Any],
 ) -> None:
     (oldest,) = [one.version for one in SpecifierSet(project["requires-python"])]
+    assert sorted(PYTHONS, key=Version) == PYTHONS
+    assert PYTHONS[0] == oldest
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_every_pin_installs_on_every_python_that_is_named(
+    pins: dict[str, Version], python: str
+) -> None:
     refused = {}
     for name in pins:
         try:
             wanted = importlib.metadata.metadata(name).get("Requires-Python") or ""
         except importlib.metadata.PackageNotFoundError:
-            continue  # of another platform
-        if not SpecifierSet(wanted).contains(f"{oldest}.0"):
+            continue  # of another platform or Python
+        if not SpecifierSet(wanted).contains(f"{python}.0"):
             refused[name] = wanted
     assert not refused
 
 
-def test_nothing_is_installed_that_no_pin_covers(pins: dict[str, Version]) -> None:
-    """A dependency of a dependency that is not pinned could change under a reader's hands."""
+@pytest.mark.parametrize("python", PYTHONS)
+def test_nothing_is_installed_that_no_pin_covers(pins: dict[str, Version], python: str) -> None:
+    """A dependency of a dependency that is not pinned could change under a reader's hands.
+
+    Some are asked for on one Python only, so the markers are read as every Python would.
+    """
+    there = {"python_version": python, "python_full_version": f"{python}.0"}
     todo = [f"probenc-support[{','.join(sorted(EXTRAS))}]"]
     seen: set[str] = set()
     unpinned = set()
@@ -115,12 +132,20 @@ def test_nothing_is_installed_that_no_pin_covers(pins: dict[str, Version]) -> No
         seen.add(key)
         if name not in pins and name not in ("probenc-support", "pip", "setuptools", "wheel"):
             unpinned.add(name)
-        for text in importlib.metadata.requires(name) or []:
+        for text in asked_for_by(name):
             needed = Requirement(text)
-            markers = [{"extra": extra} for extra in extras]
+            markers = [{**there, "extra": extra} for extra in extras]
             if needed.marker is None or any(needed.marker.evaluate(one) for one in markers):
                 todo.append(str(needed).split(";")[0])
     assert not unpinned
+
+
+def asked_for_by(name: str) -> list[str]:
+    """Requirements of an installed package; none of one that only another Python installs."""
+    try:
+        return importlib.metadata.requires(name) or []
+    except importlib.metadata.PackageNotFoundError:
+        return []
 
 
 def test_citation_and_package_agree(project: dict[str, Any]) -> None:

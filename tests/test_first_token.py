@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from probenc_support import corpora, generation, inference, models, steering
 from probenc_support.errors import InputError
+from probenc_support.models.first_token import probe_first_token
 
 FIRST = "<|endoftext|>"
 
@@ -125,7 +126,7 @@ def test_a_choice_that_is_the_worse_by_far_is_warned_of(
         model.base_model.register_forward_hook(Wants(), with_kwargs=True)
     made = tokenizer(puts_first=True)
     probes = {
-        first: models.probe_first_token(models.wrap(model, made, name="tiny", first_token=first))
+        first: probe_first_token(models.wrap(model, made, name="tiny", first_token=first))
         for first in ("auto", "none")
     }
     assert probes["auto"] is not None

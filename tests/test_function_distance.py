@@ -11,6 +11,8 @@ from scipy import stats
 from probenc_support import corpora, inference, models
 from probenc_support.dynamics import function_distance
 from probenc_support.dynamics.function_distance import Final, cka, divergence
+from probenc_support.dynamics.predictions import Predictions, positions
+from probenc_support.head import Head
 
 
 def some_blocks(n: int = 6, length: int = 12) -> corpora.TokenBlocks:
@@ -24,11 +26,12 @@ def test_divergence_is_that_of_scipy() -> None:
     h, h2 = torch.randn(11, 5, generator=rng), torch.randn(11, 3, generator=rng)
     b = torch.randn(40, generator=rng)
     z, z2 = torch.logsumexp(h @ E.T + b, 1).double(), torch.logsumexp(h2 @ E2.T, 1).double()
-    found = divergence((E, b, h, z), (E2, None, h2, z2))
+    one, other = Predictions(Head(E, b), h, z), Predictions(Head(E2), h2, z2)
+    found = divergence(one, other)
     P, Q = torch.softmax(h @ E.T + b, 1).double(), torch.softmax(h2 @ E2.T, 1).double()
     direct = [stats.entropy(p, q) for p, q in zip(P.numpy(), Q.numpy(), strict=True)]
     assert found.numpy() == pytest.approx(np.array(direct), rel=1e-5)
-    assert divergence((E, b, h, z), (E, b, h, z)).numpy() == pytest.approx(np.zeros(11), abs=1e-6)
+    assert divergence(one, one).numpy() == pytest.approx(np.zeros(11), abs=1e-6)
 
 
 @given(st.integers(0, 20))
@@ -48,12 +51,14 @@ def test_a_model_is_at_no_distance_from_itself(style: str) -> None:
     lm, other = tiny.language_model(style), tiny.language_model(style, seed=1)
     blocks = some_blocks()
     here, there = (inference.detect(m, blocks, cache=False, progress=False) for m in (lm, other))
-    final = Final.of(lm, here, blocks, n_positions=40)
-    same = final.compare(lm, here, blocks)
+    chosen = positions(here, 40)
+    own, theirs = Predictions.of(lm, here, chosen), Predictions.of(other, there, chosen)
+    final = Final.of(lm, here, own, blocks, chosen)
+    same = final.compare(lm, own, blocks)
     assert same.kl == pytest.approx(0.0, abs=1e-5)
     assert list(same.cka) == ["input embedding", "layer 1", "layer 2"]
     assert list(same.cka.values()) == pytest.approx([1.0, 1.0, 1.0])
-    found = final.compare(other, there, blocks, step=3)
+    found = final.compare(other, theirs, blocks, step=3)
     assert found.step == 3
     assert found.kl > 0.01
     assert found.kl_sums.sum() / found.sizes.sum() == pytest.approx(found.kl)

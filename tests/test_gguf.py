@@ -16,7 +16,7 @@ from test_models import gguf_file
 
 from probenc_support import cache, models
 from probenc_support.errors import InputError
-from probenc_support.models import gguf_conversion
+from probenc_support.models import gguf_conversion, wrapping
 
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 TEXTS = (
@@ -96,9 +96,9 @@ def test_what_a_file_says_outlives_its_conversion(
 
 def test_quantised_models_of_transformers_are_told_by_their_configuration() -> None:
     config = tiny.model("tied").config
-    assert models.quantisation(config) == ""
+    assert wrapping.quantisation(config) == ""
     config.quantization_config = {"quant_method": "gptq", "bits": 4}
-    assert models.quantisation(config) == "gptq, 4 bits"
+    assert wrapping.quantisation(config) == "gptq, 4 bits"
 
 
 # ---------------------------------------------------------------------------------------- tokenizer

@@ -1,5 +1,6 @@
 """Pruned heads in real models: what is swapped in equals the closed evaluation, and comes out."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import tiny
 import torch
 from torch import Tensor, nn
 
-from probenc_support import generation, models, pruning
+from probenc_support import corpora, generation, inference, models, pruning
 from probenc_support.errors import InputError
 from probenc_support.models import LanguageModel
 from probenc_support.pruning import Basis, orders, pruned_head
@@ -151,6 +152,38 @@ def test_heads_have_the_models_precision(dtype: torch.dtype) -> None:
     assert head.decode.dtype == dtype
     with pruned_head.swapped(lm, head):
         assert logits(lm).dtype == dtype
+
+
+def test_the_cost_table_holds_sizes_and_ratios_to_the_first_head() -> None:
+    lm = tiny.language_model("untied")
+    zero = pruned_head.from_basis(lm, basis(lm, "zero"), 8)
+    intact = lm.model.get_output_embeddings()
+    table = pruned_head.cost_table({"intact": intact, "half": zero}, hidden(lm)[:64])
+    assert table["head"].tolist() == ["intact", "half"]
+    assert table["parameters"].tolist() == [lm.V * lm.d, lm.V * (lm.d - 8)]
+    assert table["memory_mb"].tolist() == [pruned_head.memory_mb(h) for h in (intact, zero)]
+    for column in ("memory_mb", "ms_1", "ms_64"):
+        assert table[f"{column}_ratio"][0] == 1
+        assert table[f"{column}_ratio"][1] == pytest.approx(table[column][1] / table[column][0])
+
+
+def test_the_books_example_prunes_a_model_and_saves_its_head(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[1] / "book" / "pruning.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    lm = tiny.language_model("tied")
+    detection = inference.detect(
+        lm, corpora.from_ids(IDS, corpus="random"), cache=False, progress=False
+    )
+    names = {"lm": lm, "detection": detection, "ids": IDS[:1, :4]}
+    intact = logits(lm)
+    exec(example, names)
+    saved = pruned_head.load(tmp_path / "head.safetensors")
+    assert saved.k == lm.d - round(0.3 * lm.d)
+    assert torch.equal(logits(lm), intact), "the intact head is back"
+    assert names["text"].shape[1] > 4
 
 
 # -------------------------------------------------------------------------------------- bad input

@@ -2,12 +2,8 @@
 
 import dataclasses
 import math
-import multiprocessing
 import os
 import signal
-import subprocess
-import sys
-import textwrap
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,6 +11,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+import warm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -271,38 +268,29 @@ def test_damaged_part_is_made_again(
     _equal(first, again)
 
 
-_KILLED = """
-    import os, signal, sys
-    sys.path.insert(0, {tests!r})
-    import tiny
-    from test_inference import _blocks
-    from probenc_support import inference
+def _detect_in_parts(made: Any, killed_after: int) -> None:
+    """A pass in parts of 16 positions, which are counted; signal 9 at one of them."""
     inference._SHARD_POSITIONS["cpu"] = 16
-    lm = tiny.language_model("untied")
-    made = 0
     compute = inference._Plan.compute
-    def counted(plan, shard, progress):
-        global made
-        made += 1
-        if made == {after}:
+
+    def counted(plan: Any, shard: int, progress: Any) -> Any:
+        made.value += 1
+        if made.value == killed_after:
             os.kill(os.getpid(), signal.SIGKILL)
         return compute(plan, shard, progress)
-    inference._Plan.compute = counted
-    inference.detect(lm, _blocks(lm), progress=False)
-    print("made", made)
-"""
 
-
-def _script(after: int) -> str:
-    return textwrap.dedent(_KILLED.format(tests=str(Path(__file__).parent), after=after))
+    inference._Plan.compute = counted  # type: ignore[method-assign]
+    lm = tiny.language_model("untied")
+    detect(lm, _blocks(lm), progress=False)
 
 
 def test_killed_pass_resumes_where_it_stood(own_cache: Path) -> None:
-    run = [sys.executable, "-c"]
-    killed = subprocess.run([*run, _script(4)], capture_output=True, text=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    resumed = subprocess.run([*run, _script(99)], capture_output=True, text=True, check=True)
-    assert resumed.stdout.split() == ["made", "5"], "three of eight parts were kept"
+    for killed_after, exit_code, parts in ((4, -signal.SIGKILL, 4), (99, 0, 5)):
+        made = warm.CONTEXT.Value("i", 0, lock=False)
+        process = warm.start(_detect_in_parts, made, killed_after)
+        process.join()
+        assert process.exitcode == exit_code
+        assert made.value == parts, "three of eight parts were kept"
     lm = tiny.language_model("untied")
     fresh = detect(lm, _blocks(lm), cache=False, progress=False)
     old = inference._SHARD_POSITIONS["cpu"]
@@ -322,11 +310,8 @@ def _detect_in_process(queue: Any) -> None:
 
 
 def test_two_processes_share_one_pass(own_cache: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    workers = [context.Process(target=_detect_in_process, args=(queue,)) for _ in range(2)]
-    for worker in workers:
-        worker.start()
+    queue = warm.CONTEXT.Queue()
+    workers = [warm.start(_detect_in_process, queue) for _ in range(2)]
     answers = sorted(queue.get(timeout=240) for _ in workers)
     for worker in workers:
         worker.join()

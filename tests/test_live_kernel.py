@@ -9,7 +9,7 @@ import nbformat
 import pytest
 import tiny
 from nbclient import NotebookClient
-from test_notebooks import NOTEBOOKS, ROOT
+from pages import NOTEBOOKS, ROOT
 
 from probenc_support.errors import InputError
 from probenc_support.notebook import parameters
@@ -33,10 +33,11 @@ def run(folder: Path, *parts: list[Any]) -> list[list[Any]]:
     book = nbformat.v4.new_notebook(cells=[cell for part in parts for cell in copy.deepcopy(part)])
     for cell in book.cells:
         cell.pop("id", None)
-    NotebookClient(
-        book, kernel_name="python3", allow_errors=True, timeout=600,
-        resources={"metadata": {"path": str(folder)}},
-    ).execute()  # fmt: skip
+    with execute._sockets() as config:
+        NotebookClient(
+            book, kernel_name="python3", allow_errors=True, timeout=600, config=config,
+            resources={"metadata": {"path": str(folder)}},
+        ).execute()  # fmt: skip
     outputs = iter([cell.outputs for cell in book.cells])
     return [[output for _ in part for output in next(outputs)] for part in parts]
 
@@ -46,7 +47,7 @@ def errors(outputs: list[Any]) -> list[str]:
 
 
 def test_the_whole_notebook_again_for_another_model(
-    tmp_path: Path, text_file: Path, own_cache: Path
+    tmp_path: Path, text_file: Path, own_cache: Path, warm_kernels: None
 ) -> None:
     """As in `nteract/papermill#495`."""
     given = {

@@ -16,7 +16,7 @@ from tokenizers import AddedToken
 from probenc_support import corpora, inference, models, steering
 from probenc_support.errors import InputError
 from probenc_support.head import Head
-from probenc_support.models import runtime
+from probenc_support.models import runtime, wrapping
 from probenc_support.pruning import pruned_head
 
 SIZES: dict[str, Any] = {
@@ -58,7 +58,7 @@ def test_the_same_architecture_as_a_decoder_is_not_refused() -> None:
 
     torch.manual_seed(0)
     lm = models.wrap(tiny.model("untied"), tiny.tokenizer(), name="one way")
-    models.check_causal(lm)
+    wrapping.check_causal(lm)
     decoder = BertLMHeadModel(BertConfig(**SIZES, is_decoder=True)).eval()
     with pytest.raises(InputError, match="a layer lies between"):  # causal, with a layer before E
         models.wrap(decoder, tiny.tokenizer(), name="decoder")

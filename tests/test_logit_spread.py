@@ -83,3 +83,26 @@ def test_interval_of_a_mean_is_that_of_the_t_test():
     found = logit_spread.mean_interval(values)
     expected = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+
+
+def test_fits_at_scales_are_fits_to_passes_of_their_own():
+    E, b, h = head()
+    found = logit_spread.ScaledFits.of(Head(E, b), regression.Design.of(E), h, [0.5, 1.0, 3.0])
+    for scale in found.scales:
+        y = -torch.softmax(scale * h @ E.T + b, dim=1).mean(dim=0).log()
+        assert found.r2_at(scale) == pytest.approx(regression.fit(E, y).r2_adj)
+
+
+def test_small_vocabulary_in_summary():
+    E, b, h = head(V=120)
+    z = torch.logsumexp(h @ E.T + b, dim=1)
+    found = logit_spread.SmallVocabulary.of(Head(E, b), h, z, seed=4)
+    assert found is not None
+    assert found.size == logit_spread.n_small(120, 4)
+    r2 = logit_spread.r2_small_vocabulary(Head(E, b), h, z, size=found.size, seed=4)
+    assert (found.whole, found.small) == tuple(pytest.approx(mean) for mean in r2.mean(axis=0))
+    assert found.loss.estimate == pytest.approx(found.whole - found.small)
+    assert found.loss.low < found.loss.estimate < found.loss.high
+    assert found.metrics()["r2_loss_small_vocab_low"] == found.loss.low
+    few = Head(E[:20], b[:20])
+    assert logit_spread.SmallVocabulary.of(few, h, z) is None, "20 tokens, 4 slopes"

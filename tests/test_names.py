@@ -27,7 +27,7 @@ def test_a_name_of_the_roster_is_the_rosters_whatever_lies_in_the_folder(
     (here / "gpt2").symlink_to(here / "elsewhere")
     assert names.model_path("gpt2") is None
     assert names.slug("gpt2") == names.shown("gpt2") == "gpt2"
-    assert "./gpt2 is what lies in this folder" in capsys.readouterr().err
+    assert "write ./gpt2 for the latter" in capsys.readouterr().err
     names.slug("gpt2")
     assert not capsys.readouterr().err, "said once"
     with pytest.raises(InputError, match="gpt2 is not in the cache and the hub cannot be reached"):
@@ -64,7 +64,7 @@ def test_a_corpus_of_the_package_is_named_so(
     (here / "texts").mkdir()
     (here / "docstrings").symlink_to(here / "texts")
     assert corpora.label("docstrings") == "docstrings"
-    assert "docstrings is taken as the built-in corpus" in capsys.readouterr().err
+    assert "docstrings means the built-in corpus" in capsys.readouterr().err
     assert corpora.label("./texts") == "texts"
 
 

@@ -294,8 +294,8 @@ def test_js_is_symmetric_and_kl_is_not() -> None:
     P, Q = (torch.randn(30, V, generator=g, dtype=torch.float64) * 2 for _ in range(2))
 
     def compared(left: Tensor, right: Tensor) -> tuple[Tensor, ...]:
-        return divergence._Intact(left.clone(), None).against(
-            right.clone(), torch.empty_like(right)
+        return divergence._Distribution(left.clone(), None).against(
+            right.clone(), torch.empty(2, *right.shape, dtype=right.dtype)
         )
 
     torch.testing.assert_close(compared(P, Q)[1], compared(Q, P)[1])
@@ -321,7 +321,7 @@ def test_several_sweeps_at_once_are_each_as_they_are_alone(
     made = bases(E, h)
     at = {"zero": [0, 3, 9], "mean": [3], "compensated": [1, 11], "rotated": [2, 3]}
     wanted = {name: (made[name], at[name]) for name in METHODS}
-    found = pruning.sweeps(Head(E), wanted, h, targets=targets, chunk=64)
+    found = pruning.Reference(Head(E), h, targets, chunk=64).sweeps(wanted)
     assert list(found) == list(METHODS)
     for name in METHODS:
         alone = pruning.sweep(Head(E), made[name], h, at[name], targets=targets, chunk=64)
@@ -343,6 +343,28 @@ def test_no_more_than_a_chunk_of_logits_is_made_at_a_time() -> None:
     assert max(sizes) == 32
     assert sum(sizes) == N
     assert (found.kl == 0).all(), "the intact head is no distance from itself"
+
+
+@pytest.mark.parametrize(("memory", "kept"), [(0, 0), (2.8 * 64 * V * 8, 3), (1e9, 5)])
+def test_intact_logits_are_kept_as_far_as_memory_goes_and_move_nothing(
+    memory: float, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of five chunks, the last one shorter than 64 positions."""
+    monkeypatch.setattr(divergence, "_KEPT_BYTES", {"cpu": memory})
+    E, h, targets = problem()
+    made: list[int] = []
+
+    class Counted(Head):
+        def logits(self, h: Tensor) -> Tensor:
+            made.append(len(h))
+            return super().logits(h)
+
+    reference = pruning.Reference(Counted(E), h, targets, chunk=64)
+    basis = bases(E, h)["rotated"]
+    first, again = (reference.sweep(basis, [3, 6]) for _ in range(2))
+    assert torch.equal(first.kl, again.kl)
+    assert torch.equal(first.nll_intact.nan_to_num(), again.nll_intact.nan_to_num())
+    assert len(made) == 2 * 5 - kept
 
 
 @pytest.mark.gpu
@@ -367,7 +389,7 @@ def test_evaluate_of_a_head_equals_the_sweep() -> None:
 def test_choose_power_takes_the_least_kl_on_held_out_positions() -> None:
     E, h, _ = problem()
     log_a = torch.log_softmax(h @ E.T, 1).logsumexp(0) - np.log(N)
-    choice = pruning.choose_power(Head(E), log_a, h[:200], h[200:], removed=4)
+    choice = pruning.choose_power(pruning.Reference(Head(E), h[200:]), log_a, h[:200], removed=4)
     assert choice.kl[choice.power] == min(choice.kl.values())
     again = pruning.sweep(Head(E), choice.basis, h[200:], [4]).kl.mean()
     assert float(again) == pytest.approx(choice.kl[choice.power])
@@ -381,7 +403,7 @@ def test_rounding_does_not_choose_the_power() -> None:
     for _ in range(5):
         log_a = 1e-7 * torch.randn(len(E), generator=generator) - np.log(len(E))
         choice = pruning.choose_power(
-            Head(E), log_a, h[:200], h[200:], removed=4, powers=(1.0, 0.5, 0.0)
+            pruning.Reference(Head(E), h[200:]), log_a, h[:200], removed=4, powers=(1.0, 0.5, 0.0)
         )
         assert choice.power == 0.0
 

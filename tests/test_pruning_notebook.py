@@ -8,8 +8,8 @@ import nbformat
 import pandas as pd
 import pytest
 import tiny
+from pages import execute
 from rules import check_run_of_a_null_model
-from test_notebooks import execute
 
 from probenc_support import generation
 from probenc_support.pruning import orders

@@ -8,6 +8,7 @@ import torch
 from test_pruning import D, problem
 
 from probenc_support import pruning
+from probenc_support.head import Head
 from probenc_support.moments import Moments
 from probenc_support.pruning import orders as pruning_orders
 from probenc_support.regression import Design
@@ -17,9 +18,9 @@ from probenc_support.sparsity import slope_noise
 def test_every_replacement_has_its_basis() -> None:
     _, h, _ = problem()
     order = pruning_orders.random_order(D, seed=0)
-    found = pruning_orders.replaced(order, Moments.of(h))
-    assert tuple(found) == pruning_orders.REPLACEMENTS
-    zero, mean, compensated = (found[r].kept(h, 5)[:, order[:5]] for r in found)
+    by_replacement = pruning_orders.replaced(order, Moments.of(h))
+    assert tuple(by_replacement) == pruning_orders.REPLACEMENTS
+    zero, mean, compensated = (basis.kept(h, 5)[:, order[:5]] for basis in by_replacement.values())
     assert (zero == 0).all()
     torch.testing.assert_close(mean, h.mean(0)[order[:5]].expand_as(mean))
     torch.testing.assert_close(compensated.mean(0), h.mean(0)[order[:5]])
@@ -38,20 +39,57 @@ def test_a_product_of_scores_follows_each_where_the_other_is_flat() -> None:
 def test_a_contest_takes_the_best_of_each_side() -> None:
     orders = ("paper", "standardised", "wanda", "fisher")
     kl = {
-        (order, replacement): float(value)
+        pruning_orders.name_of(order, replacement): float(value)
         for value, (replacement, order) in enumerate(
             itertools.product(reversed(pruning_orders.REPLACEMENTS), orders)
         )
     }
-    kl["standardised", "mean"] = -1.0
-    found = pruning_orders.contests(kl, orders)
-    assert found["zero"] == pruning_orders.Contest("zero", "paper", "wanda")
-    assert found["mean"].slope == "standardised"
-    assert pruning_orders.strongest(kl, found).replacement == "compensated"
-    kl["fisher", "zero"] = -5.0
-    found = pruning_orders.contests(kl, orders)
-    assert found["zero"].without == "fisher"
-    assert pruning_orders.strongest(kl, found).replacement == "zero"
+    kl["standardised_mean"] = -1.0
+    held = pruning_orders.contests(kl, orders)
+    assert held["zero"] == pruning_orders.Contest("zero", "paper", "wanda")
+    assert held["mean"].slope == "standardised"
+    assert pruning_orders.strongest(kl, held).replacement == "compensated"
+    kl["fisher"] = -5.0
+    held = pruning_orders.contests(kl, orders)
+    assert held["zero"].without == "fisher"
+    assert pruning_orders.strongest(kl, held).replacement == "zero"
+
+
+def test_the_costliest_dimension_is_sought_among_those_that_go() -> None:
+    order = torch.tensor([3, 0, 4, 1, 2])
+    cost = torch.tensor([1.0, 9.0, 0.0, 2.0, 5.0])
+    assert pruning_orders.costliest(order, 2, cost) == 3
+    assert pruning_orders.costliest(order, 3, cost) == 4
+    assert pruning_orders.costliest(order, 5, cost) == 1
+    assert pruning_orders.spared(order, 0).tolist() == [3, 4, 1, 2, 0]
+
+
+def test_all_orders_have_all_replacements_and_their_mean_kl_is_that_of_a_sweep() -> None:
+    E, h, _ = problem()
+    orders = {"paper": torch.arange(D), "wanda": torch.arange(D).flip(0)}
+    bases = pruning_orders.bases_of(orders, Moments.of(h))
+    assert set(bases) == {f"{o}{r}" for o in orders for r in ("", "_mean", "_compensated")}
+    kl = pruning_orders.mean_kl(pruning.Reference(Head(E), h), bases, 4)
+    for name in ("paper", "wanda_compensated"):
+        alone = pruning.sweep(Head(E), bases[name], h, [4]).kl.mean()
+        assert kl[name] == pytest.approx(float(alone))
+    assert len(set(kl.values())) == len(kl)
+
+
+def test_random_orders_are_replaced_as_the_others_are() -> None:
+    _, h, _ = problem()
+    drawn = pruning_orders.random_bases(h, n_zero=4, n_others=2, seed=5)
+    assert {name: len(several) for name, several in drawn.items()} == {
+        "random": 4, "random_mean": 2, "random_compensated": 2
+    }  # fmt: skip
+    for i, basis in enumerate(drawn["random"]):
+        assert torch.equal(
+            basis.kept(h, 3),
+            pruning.zero_basis(pruning_orders.random_order(D, seed=5 + i)).kept(h, 3),
+        )
+    order = pruning_orders.random_order(D, seed=6)
+    expected = pruning.compensated_basis(order, h).kept(h, 3)
+    torch.testing.assert_close(drawn["random_compensated"][1].kept(h, 3), expected)
 
 
 # ---------------------------------------------------------------------------- noise of the slopes

@@ -11,13 +11,13 @@ E = torch.randn(50, 70, generator=torch.Generator().manual_seed(0), dtype=torch.
 
 @pytest.mark.parametrize(("bits", "block"), [(8, 0), (4, 32), (2, 1)])
 def test_entries_lie_on_a_grid_and_move_by_half_a_step_at_most(bits: int, block: int) -> None:
-    found = rounded(E, bits, block=block)
-    for part, was in zip(found.split(block or 70, 1), E.split(block or 70, 1), strict=True):
+    on_grid = rounded(E, bits, block=block)
+    for part, was in zip(on_grid.split(block or 70, 1), E.split(block or 70, 1), strict=True):
         step = was.abs().amax(1, keepdim=True) / (2 ** (bits - 1) - 1)
         assert ((part - was).abs() <= step / 2 + 1e-12).all()
         torch.testing.assert_close(part / step, (part / step).round())
         assert part.unique(dim=1).numel()
-    torch.testing.assert_close(rounded(found, bits, block=block), found)
+    torch.testing.assert_close(rounded(on_grid, bits, block=block), on_grid)
 
 
 def test_the_error_is_that_of_uniform_rounding() -> None:

@@ -6,12 +6,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import statsmodels.api as sm
+import tiny
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from statsmodels.datasets import longley
 
-from probenc_support import regression
+from probenc_support import corpora, inference, regression
 from probenc_support.errors import InputError
 from probenc_support.regression import Design, arrays, fit
 
@@ -436,9 +437,32 @@ def test_a_gpu_gives_the_same_numbers():
 
 @pytest.mark.real_model
 def test_equals_statsmodels_on_a_real_embedding(real_lm):
-    E = real_lm.E[real_lm.tokens]
+    E = real_lm.E[real_lm.tokens[::4]]
     y = (
         problem(n=len(E), d=2)[1]
         + (E.double() @ torch.linspace(-1.0, 1.0, E.shape[1]).double()).numpy()
     )
     assert_equals_statsmodels(fit(E, y), ols(E.double().numpy(), y), rtol=1e-8)
+
+
+def test_tokens_of_a_model_are_fitted_without_its_padding_rows() -> None:
+    lm = tiny.language_model("padded")
+    ids = torch.randint(0, int(lm.tokens[-1]), (40, 16), generator=torch.Generator().manual_seed(0))
+    detection = inference.detect(
+        lm, corpora.from_ids(ids, corpus="ids"), cache=False, progress=False
+    )
+    fitted = regression.fit_tokens(lm, detection)
+    expected = ols(lm.E[lm.tokens], -detection.log_a_rows[lm.tokens])
+    assert fitted.n == len(lm.tokens) < lm.V
+    np.testing.assert_allclose(fitted.slopes, expected.params[1:], rtol=1e-5, atol=1e-8)
+
+
+def test_second_moments_of_a_design_are_those_of_its_rows():
+    rng = np.random.default_rng(3)
+    E = rng.normal(size=(50, 4)) @ rng.normal(size=(4, 4)) + 2.0
+    design = Design.of(E)
+    np.testing.assert_allclose(design.covariance, np.cov(E.T, ddof=0))
+    np.testing.assert_allclose(design.standard_deviations, E.std(axis=0, ddof=1))
+    rest = design.without(np.arange(10))
+    np.testing.assert_allclose(rest.covariance, np.cov(E[10:].T, ddof=0))
+    np.testing.assert_allclose(rest.standard_deviations, E[10:].std(axis=0, ddof=1))

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from probenc_support.dynamics import FREQUENCY, Frequencies, ceilings, early_frequency, rivals
-from probenc_support.dynamics.rivals import RANDOM, SPACE, Lane, Property
+from probenc_support.dynamics import Frequencies, ceilings, early_frequency, properties, rivals
+from probenc_support.dynamics.properties import FREQUENCY, RANDOM, SPACE, Property
+from probenc_support.dynamics.rivals import Probe
 from probenc_support.models.checkpoints import TrainingRun
 from probenc_support.regression import Design
 
@@ -74,7 +75,7 @@ def test_counts_that_y_is_made_of_tell_it_wholly() -> None:
 def test_random_targets_have_the_wanted_r2(r2: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     E = rng.normal(size=(200, 6)) * np.arange(1, 7) + 3
-    Y = rivals.random_targets(E, r2, n=4, seed=seed)
+    Y = properties.random_targets(E, r2, n=4, seed=seed)
     assert Design.of(torch.from_numpy(E)).fit_many(Y).r2 == pytest.approx(np.full(4, r2), abs=1e-9)
     if r2 < 0.9:
         others = np.abs(np.corrcoef(Y.T) - np.eye(4))
@@ -83,16 +84,16 @@ def test_random_targets_have_the_wanted_r2(r2: float, seed: int) -> None:
 
 def test_what_the_text_of_a_token_shows() -> None:
     texts = [" a", "a", "\n\n", "é", "", "<0x41>"]
-    assert rivals.leading_space(texts).tolist() == [1, 0, 1, 0, 0, 0]
-    assert rivals.length_in_bytes(texts).tolist() == [2, 1, 2, 2, 0, 6]
+    assert properties.leading_space(texts).tolist() == [1, 0, 1, 0, 0, 0]
+    assert properties.length_in_bytes(texts).tolist() == [2, 1, 2, 2, 0, 6]
 
 
 def test_without_frequency_nothing_of_it_is_left() -> None:
     rng = np.random.default_rng(0)
     y, noise = rng.normal(size=100), rng.normal(size=(100, 2))
-    left = rivals.without(noise + np.outer(y, [3.0, -1.0]), y)
+    left = properties.without(noise + np.outer(y, [3.0, -1.0]), y)
     assert y @ left == pytest.approx(np.zeros(2), abs=1e-9)
-    assert left == pytest.approx(rivals.without(noise, y))
+    assert left == pytest.approx(properties.without(noise, y))
 
 
 # --------------------------------------------------------------------------------------------- race
@@ -104,7 +105,7 @@ def planted_run(n: int = 600, d: int = 6) -> tuple[Any, Frequencies, list[Proper
     counts = np.round(np.exp(rng.normal(6, 1, size=n))).astype(np.int64) + 1
     known = Frequencies(counts, "planted", np.arange(n), 0)
     y = stats.zscore(known.y)
-    rival = rivals.without(rng.normal(size=(n, 1)), known.y)[:, 0]
+    rival = properties.without(rng.normal(size=(n, 1)), known.y)[:, 0]
     noise = rng.normal(size=(n, d))
     E = {}
     for step in STEPS:
@@ -120,8 +121,8 @@ def planted_run(n: int = 600, d: int = 6) -> tuple[Any, Frequencies, list[Proper
 
 def test_a_planted_order_is_found() -> None:
     run, known, entered = planted_run()
-    lanes = rivals.race(run, known, entered, n_replicates=30)
-    frequency, rival = lanes
+    probes = rivals.probe(run, known, entered, n_replicates=30)
+    frequency, rival = probes
     assert 4 < frequency.halfway < 8 < 16 < rival.halfway < 32
     assert frequency.r2_adj[STEPS.index(4)] < 0.05 < 0.95 < frequency.r2_adj[-1]
     direct = Design.of(run.embedding(8)).fit_many(known.y).r2_adj[0]
@@ -130,53 +131,50 @@ def test_a_planted_order_is_found() -> None:
     assert rival.beyond == pytest.approx(rival.r2_adj, abs=1e-6)
     low, high = np.quantile(frequency.halfway_draws, [0.025, 0.975])
     assert low <= frequency.halfway <= high
-    ratio = early_frequency.over_rivals([lanes, lanes])
-    assert ratio is not None
+    ratio = early_frequency.over_rivals([probes, probes])
     assert ratio.value == pytest.approx(frequency.halfway / rival.halfway)
     assert ratio.low <= ratio.value <= ratio.high < 0.5
-    beyond = early_frequency.over_rivals_beyond([lanes])
+    beyond = early_frequency.over_rivals_beyond([probes])
     assert beyond == pytest.approx(ratio.value, rel=1e-4)
 
 
 def test_a_rival_that_comes_first_is_found_first() -> None:
     run, known, entered = planted_run()
-    lanes = rivals.race(run, known, entered, n_replicates=5)
+    probes = rivals.probe(run, known, entered, n_replicates=5)
     swapped = [
-        Lane(name, lane.steps, lane.r2_adj, lane.beyond, lane.ceiling, lane.draws)
-        for name, lane in zip((SPACE, FREQUENCY), lanes, strict=True)
+        Probe(name, each.steps, each.r2_adj, each.beyond, each.ceiling, each.draws)
+        for name, each in zip((SPACE, FREQUENCY), probes, strict=True)
     ]
     ratio = early_frequency.over_rivals([swapped])
-    assert ratio is not None
     assert ratio.low > 2
 
 
 def test_a_share_of_the_ceiling_moves_the_halfway_step() -> None:
     run, known, (frequency, rival) = planted_run()
     ceiling = np.array([0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.5, 1.0])
-    lanes = rivals.race(
+    probes = rivals.probe(
         run, known, [frequency, Property(SPACE, rival.values, ceiling)], n_replicates=2
     )
-    assert lanes[1].share[-1] == pytest.approx(lanes[1].r2_adj[-1])
-    assert lanes[1].share[-2] == pytest.approx(2 * lanes[1].r2_adj[-2])
-    assert lanes[1].share[0] == pytest.approx(lanes[1].r2_adj[0] / rivals.LEAST_CEILING)
-    assert lanes[1].halfway < lanes[1].halfway_plain
+    assert probes[1].share[-1] == pytest.approx(probes[1].r2_adj[-1])
+    assert probes[1].share[-2] == pytest.approx(2 * probes[1].r2_adj[-2])
+    assert probes[1].share[0] == pytest.approx(probes[1].r2_adj[0] / rivals.LEAST_CEILING)
+    assert probes[1].halfway < probes[1].halfway_plain
 
 
 def test_what_was_not_learnt_is_no_rival() -> None:
     run, known, (frequency, _) = planted_run()
     nothing = np.random.default_rng(9).normal(size=(600, 1))
-    lanes = rivals.race(
+    probes = rivals.probe(
         run, known, [frequency, Property(SPACE, nothing, np.ones(len(STEPS)))], n_replicates=5
     )
-    assert not lanes[1].learnt
-    assert early_frequency.over_rivals([lanes]) is None
-    assert np.isnan(early_frequency.over_rivals_beyond([lanes]))
-    table = rivals.halves([lanes])
+    assert not probes[1].learnt
+    assert not early_frequency.over_rivals([probes]).known
+    assert np.isnan(early_frequency.over_rivals_beyond([probes]))
+    table = rivals.halfway_table([probes])
     assert np.isnan(table.loc[SPACE, "step"])
     found = rivals.metrics(table)
     assert "halfway_share_leading_space" not in found
     assert found["halfway_share_frequency_low"] <= found["halfway_share_frequency"]
-    assert early_frequency.metrics("name", None) == {}
 
 
 def test_drift_alone_does_not_let_frequency_win_over_random_targets() -> None:
@@ -190,12 +188,11 @@ def test_drift_alone_does_not_let_frequency_win_over_random_targets() -> None:
     E = {s: torch.from_numpy(first + s / 64 * (last - first)) for s in STEPS}
     run: Any = type("Run", (), {"steps": STEPS, "embedding": lambda _, s: E[s]})()
     flat = np.ones(len(STEPS))
-    targets = rivals.random_targets(last, 0.99)
+    targets = properties.random_targets(last, 0.99)
     entered = [Property(FREQUENCY, known.y[:, None], flat), Property(RANDOM, targets, flat)]
     ratio = early_frequency.random_over_frequency(
-        [rivals.race(run, known, entered, n_replicates=20)]
+        [rivals.probe(run, known, entered, n_replicates=20)]
     )
-    assert ratio is not None
     assert 0.6 < ratio.value < 1.5
 
 
@@ -207,9 +204,9 @@ def test_properties_of_a_run_whose_text_is_not_known(tmp_path: Any) -> None:
     run = TrainingRun("lab", str(tmp_path), {s: f"step{s}" for s in (0, 1, 2)}, True)
     counts = np.arange(1, 321)
     known = Frequencies(counts, "made up", np.arange(5, 320), 0)
-    found = rivals.properties(run, known)
+    found = properties.token_properties(run, known)
     names = [each.name for each in found]
-    assert names == [FREQUENCY, SPACE, rivals.BYTES, RANDOM]
+    assert names == [FREQUENCY, SPACE, properties.BYTES, RANDOM]
     assert all((each.ceiling == 1).all() and len(each.values) == 315 for each in found)
 
 
@@ -221,9 +218,9 @@ def test_where_frequency_was_not_learnt_nothing_is_compared() -> None:
         }  # fmt: skip
         return type("Found", (), fields)()
 
-    options = {"n_replicates": 2, "seed": 0}
+    draws = [np.ones(2)]
     nothing = made_up([0.0, 0.03, 0.05], [9.0, 8.0, 7.0])
-    assert early_frequency.over_function([nothing], **options) is None
-    assert early_frequency.loss_fall_at_halfway([nothing], **options) is None
+    assert not early_frequency.over_function([nothing], draws, seed=0).known
+    assert not early_frequency.loss_fall_at_halfway([nothing], draws, seed=0).known
     rising = made_up([0.0, 0.3, 0.9], [7.0, 8.0, 9.0])
-    assert early_frequency.loss_fall_at_halfway([rising], **options) is None
+    assert not early_frequency.loss_fall_at_halfway([rising], draws, seed=0).known

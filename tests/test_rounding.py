@@ -8,7 +8,7 @@ from gguf.quants import dequantize, quantize
 
 from probenc_support.quantisation import steps
 from probenc_support.regression import Design
-from probenc_support.sparsity import Components, Statistics, rounding
+from probenc_support.sparsity import Components, Statistics, bands, rounding
 
 
 def rounded_again(E: torch.Tensor, *, bits: int = 8, seed: int = 0) -> torch.Tensor:
@@ -37,20 +37,20 @@ def as_stored(E):
 
 def test_the_steps_of_a_stored_embedding_can_be_read_off_it():
     stored = as_stored(embedding())
-    found = stored / steps(torch.from_numpy(stored), 8, block=rounding.BLOCK).numpy()
-    np.testing.assert_allclose(found, np.round(found), atol=1e-2)
-    assert np.abs(found).max() == pytest.approx(127.0, abs=1e-3)
+    in_steps = stored / steps(torch.from_numpy(stored), 8, block=rounding.BLOCK).numpy()
+    np.testing.assert_allclose(in_steps, np.round(in_steps), atol=1e-2)
+    assert np.abs(in_steps).max() == pytest.approx(127.0, abs=1e-3)
 
 
 def test_the_noise_is_that_of_gguf_along_every_component():
     E = embedding()
     stored = as_stored(E)
     components = Components.of(Statistics.of(Design.of(stored), stored[:, 0]))
-    found = rounding.RoundingOfComponents.of(components, rounding.noise(stored))
+    by_component = rounding.RoundingOfComponents.of(components, rounding.noise(stored))
     seen = np.square((stored - E).astype(float) @ components.directions).mean(0)
-    np.testing.assert_allclose(found.noise, seen, rtol=0.2)
-    np.testing.assert_allclose(found.noise.mean(), seen.mean(), rtol=0.05)
-    assert 0.0 < found.share[0] < found.share[-1] <= 1.0
+    np.testing.assert_allclose(by_component.noise, seen, rtol=0.2)
+    np.testing.assert_allclose(by_component.noise.mean(), seen.mean(), rtol=0.05)
+    assert 0.0 < by_component.share[0] < by_component.share[-1] <= 1.0
 
 
 def test_rounding_again_is_rounding_on_a_shifted_grid():
@@ -84,12 +84,12 @@ def test_rounding_has_the_same_part_in_r2_as_in_the_variance():
     slopes = np.random.default_rng(2).normal(size=64)
     y = stored.astype(float) @ slopes
     components = Components.of(Statistics.of(Design.of(stored), y))
-    found = rounding.RoundingOfComponents.of(components, rounding.noise(E, bits=5))
+    by_component = rounding.RoundingOfComponents.of(components, rounding.noise(E, bits=5))
     r = components.express(Statistics.of(Design.of(stored), y)).correlation
-    last = rounding.last(r)
+    last = bands.last(len(r), 0.1)
     error = (stored - E).astype(float) @ components.directions[:, last]
     moved = (error * (components.directions[:, last].T @ slopes)).var(0).sum() / y.var()
-    assert found.of_r2(r)[last].sum() == pytest.approx(moved, rel=0.15)
+    assert by_component.of_r2(r)[last].sum() == pytest.approx(moved, rel=0.15)
     whole = rounding.r2_of_last(Statistics.of(Design.of(stored), y))
     assert whole == pytest.approx(np.square(r[last]).sum(), abs=1e-10)
 

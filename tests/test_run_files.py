@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import nbformat
 import pandas as pd
 import pytest
+import warm
 from test_execute import GOOD, ROOT, notebook
 from test_parameters import GOOD as PARAMETERS
 
@@ -304,14 +305,21 @@ def whole(tmp_path_factory: pytest.TempPathFactory, module_cache: None) -> Path:
     """Folder of one run with a table, beside its notebook."""
     folder = tmp_path_factory.mktemp("whole")
     path = notebook(folder / "01_x.ipynb", WRITES)
-    return execute.run(str(path), model="m", results_dir=folder / "run").parent
+    with pytest.MonkeyPatch.context() as patch:
+        warm.use(patch)
+        return execute.run(str(path), model="m", results_dir=folder / "run").parent
 
 
 @pytest.mark.parametrize("share", [0, 0.5, 0.99])
 @pytest.mark.parametrize("kind", ["ipynb", "metrics.json", "provenance.json", "rows.parquet",
                                   "rows.csv"])  # fmt: skip
 def test_a_damaged_file_is_named_and_its_run_left_out(
-    tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str], kind: str, share: float
+    tmp_path: Path,
+    whole: Path,
+    capsys: pytest.CaptureFixture[str],
+    warm_kernels: None,
+    kind: str,
+    share: float,
 ) -> None:
     runs = tmp_path / "runs"
     page = Path(shutil.copytree(whole, runs / "a")) / "01_x.ipynb"

@@ -1,10 +1,9 @@
 """The matrix: what runs, what does not run again, what a failure and a kill leave behind."""
 
 import ast
-import contextlib
 import json
 import os
-import random
+import re
 import shlex
 import shutil
 import signal
@@ -25,7 +24,8 @@ from probenc_support.errors import InputError
 from probenc_support.runs import execute, matrix
 
 ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOKS = ("01_one", "02_two", "03_three", "04_four", "05_five")
+NOTEBOOKS = ("01_one", "02_two", "03_three")
+MODELS = ("tiny-a", "tiny-b")
 
 PARAMETERS = """model = ""
 revision = ""
@@ -73,6 +73,15 @@ for kind in ("provenance", "metrics"):
     path.write_text(json.dumps({{"rows": 1}}))
 """
 
+LIGHT = {
+    "01_one": WRITES,
+    "02_two": "from probenc_support.runs import run_files\n"
+    + WRITES
+    + "\ndef later():\n    from probenc_support.pruning import tuning\n",
+    "03_three": "from probenc_support.claims import rule_book\n" + WRITES,
+}
+"""Notebooks that take a second and load no model; two of them use some of the package."""
+
 
 def notebook(path: Path, code: str) -> None:
     """A notebook with the shared parameters and one cell."""
@@ -88,11 +97,8 @@ def notebook(path: Path, code: str) -> None:
 
 def repository(folder: Path, models: list[str], notebooks: dict[str, str]) -> Path:
     """A copy of this repository's machinery, with a matrix of its own."""
-    shutil.copytree(
-        ROOT / "probenc_support",
-        folder / "probenc_support",
-        ignore=shutil.ignore_patterns("__pycache__"),
-    )
+    # With what is compiled of it, so that no job compiles it again.
+    shutil.copytree(ROOT / "probenc_support", folder / "probenc_support")
     (folder / "book").mkdir()
     shutil.copy(ROOT / "book" / "build.py", folder / "book")
     for name in ("Snakefile", "constraints.txt"):
@@ -139,13 +145,13 @@ def stamps(folder: Path) -> dict[str, int]:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Four models x five notebooks, run once; one model's weights are damaged."""
+    """Three models x three notebooks, run once; one model's weights are damaged."""
     folder = tmp_path_factory.mktemp("matrix")
-    for name in ("tiny-a", "tiny-b", "tiny-c", "broken"):
+    for name in (*MODELS, "broken"):
         tiny.save(folder / "models" / name)
     (weights,) = (folder / "models" / "broken").glob("*.safetensors")
     weights.write_bytes(weights.read_bytes()[:1000])
-    names = [f"models/{name}" for name in ("tiny-a", "tiny-b", "tiny-c", "broken")]
+    names = [f"models/{name}" for name in (*MODELS, "broken")]
     # One notebook loads the model as the book's do; the others only open its weights, in a second.
     repository(folder, names, {**dict.fromkeys(NOTEBOOKS, OPENS), "01_one": LOADS})
     return folder, make(folder)
@@ -153,19 +159,19 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 def test_a_model_that_cannot_load_costs_its_own_pages_only(made: Any) -> None:
     folder, done = made
-    good = {f"{name}/{n}.ipynb" for name in ("tiny-a", "tiny-b", "tiny-c") for n in NOTEBOOKS}
+    good = {f"{name}/{n}.ipynb" for name in MODELS for n in NOTEBOOKS}
     assert pages(folder) == good, done.stdout[-2000:] + done.stderr[-2000:]
     assert done.returncode == 1
 
 
 def test_failures_are_summarised_with_their_causes(made: Any) -> None:
     folder, done = made
-    summary = done.stdout[done.stdout.index("Pages that are absent (5)") :]
+    summary = done.stdout[done.stdout.index("Pages that are absent (3)") :]
     for name in NOTEBOOKS:
         (line,) = [line for line in summary.splitlines() if name in line and "broken" in line][:1]
         assert line.split(": ", 1)[1].strip(), "a cause"
     logs = [line.split("log: ")[1] for line in summary.splitlines() if "log: " in line]
-    assert len(logs) == 5
+    assert len(logs) == 3
     assert all((folder / log).stat().st_size > 0 for log in logs)
     assert "Traceback" not in summary
 
@@ -173,7 +179,7 @@ def test_failures_are_summarised_with_their_causes(made: Any) -> None:
 def test_each_step_of_the_run_is_timed(made: Any) -> None:
     _, done = made
     for name in NOTEBOOKS:
-        assert sum(name in line and "0:" in line for line in done.stdout.splitlines()) >= 3
+        assert sum(name in line and "0:" in line for line in done.stdout.splitlines()) >= 2
     assert "all in all" in done.stdout
 
 
@@ -187,10 +193,10 @@ def test_pages_are_complete_and_name_their_model(made: Any) -> None:
         assert all((page.parent / file).is_file() for file in book.metadata["probenc"]["files"])
 
 
-@pytest.fixture(scope="module")
-def good(made: Any) -> tuple[Path, list[str]]:
-    """The same runs, with a configuration that leaves the damaged model out."""
-    folder, _ = made
+@pytest.fixture
+def good(made: Any, tmp_path: Path) -> tuple[Path, list[str]]:
+    """A copy of the same runs, with a configuration that leaves the damaged model out."""
+    folder = Path(shutil.copytree(made[0], tmp_path / "copy", symlinks=True))
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     del config["models"]["models/broken"]
     (folder / "good.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
@@ -212,18 +218,18 @@ def test_a_second_run_does_nothing_and_a_change_re_runs_only_its_cells(good: Any
     make(folder, *options)
     after = stamps(folder)
     assert {name for name in after if after[name] != before[name]} == {
-        f"{model}/03_three.ipynb" for model in ("tiny-a", "tiny-b", "tiny-c")
+        f"{model}/03_three.ipynb" for model in MODELS
     }
 
-    (folder / execute.RUNS / "tiny-a" / "01_one.rows.csv").unlink()
-    (folder / execute.RUNS / "tiny-b" / "02_two.metrics.json").unlink()
+    (folder / execute.RUNS / "tiny-a" / "02_two.rows.csv").unlink()
+    (folder / execute.RUNS / "tiny-b" / "03_three.metrics.json").unlink()
     make(folder, *options)
     last = stamps(folder)
     assert {name for name in last if last[name] != after[name]} == {
-        "tiny-a/01_one.ipynb",
-        "tiny-b/02_two.ipynb",
+        "tiny-a/02_two.ipynb",
+        "tiny-b/03_three.ipynb",
     }
-    assert (folder / execute.RUNS / "tiny-a" / "01_one.rows.csv").is_file()
+    assert (folder / execute.RUNS / "tiny-a" / "02_two.rows.csv").is_file()
 
 
 def test_a_folder_on_the_command_line_joins_the_book(good: Any) -> None:
@@ -262,13 +268,60 @@ def test_a_model_of_the_hub_joins_the_book(tmp_path: Path) -> None:
 @pytest.fixture
 def light(tmp_path: Path) -> Path:
     """A matrix whose notebooks take a second and load nothing."""
-    tiny.save(tmp_path / "models" / "tiny")
-    return repository(tmp_path, ["models/tiny"], dict.fromkeys(NOTEBOOKS[:3], WRITES))
+    return light_repository(tmp_path)
+
+
+def light_repository(folder: Path) -> Path:
+    tiny.save(folder / "models" / "tiny")
+    return repository(folder, ["models/tiny"], LIGHT)
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That matrix with its pages, made once."""
+    folder = light_repository(tmp_path_factory.mktemp("light"))
+    done = make(folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.fixture
+def light_with_pages(once: Path, tmp_path: Path) -> Path:
+    """A copy of it, whose files have the times of the first, to be changed by one test."""
+    folder = Path(shutil.copytree(once, tmp_path / "copy", symlinks=True))
+    assert "Nothing to do" in make(folder).stdout
+    return folder
+
+
+def test_an_edit_inside_a_folder_re_runs_just_the_notebooks_that_use_it(
+    light_with_pages: Path,
+) -> None:
+    folder = light_with_pages
+
+    def planned() -> set[str]:
+        """Notebooks that would run now."""
+        command = [sys.executable, "-m", "snakemake", "cells", "--cores", "1", "--dry-run"]
+        done = subprocess.run(
+            command, cwd=folder, env=environment(folder), capture_output=True, text=True, check=True
+        )
+        return set(re.findall(r"Job \d+: tiny/(\d\d_\w+)", done.stdout))
+
+    assert planned() == set()
+    package = folder / "probenc_support"
+    for path, users in (
+        ("pruning/tuning.py", set()),
+        ("claims/rules_of_paper.py", {"03_three"}),
+        ("runs/run_files.py", {"02_two", "03_three"}),
+    ):
+        with (package / path).open("a", encoding="utf-8") as file:
+            file.write("\n# an edit\n")
+        assert planned() == users, path
 
 
 def test_killed_and_restarted_gives_the_same_pages(light: Path) -> None:
-    random.seed(0)
-    for _ in range(3):
+    runs = light / execute.RUNS / "tiny"
+    # While the model is fetched, in the middle of a notebook, and between two of them.
+    for mark in ("failed/fetch.log", "0*.provenance.json", "0*.ipynb"):
         process = subprocess.Popen(
             build(light),
             cwd=light,
@@ -277,16 +330,16 @@ def test_killed_and_restarted_gives_the_same_pages(light: Path) -> None:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        time.sleep(random.uniform(4, 14))
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        while not list(runs.glob(mark)) and process.poll() is None:
+            time.sleep(0.02)
+        assert process.poll() is None, f"it ended before there was {mark}"
+        os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         for page in pages(light):
             nbformat.validate(nbformat.read(light / execute.RUNS / page, as_version=4))
     done = make(light)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    assert pages(light) == {f"tiny/{name}.ipynb" for name in NOTEBOOKS[:3]}
-    runs = light / execute.RUNS / "tiny"
+    assert pages(light) == {f"tiny/{name}.ipynb" for name in NOTEBOOKS}
     assert all(json.loads(file.read_text()) == {"rows": 1} for file in runs.glob("*.json"))
     assert not list((runs / "failed").glob("*")) if (runs / "failed").exists() else True
 
@@ -314,8 +367,8 @@ def test_models_with_blanks_in_their_paths_through_make(tmp_path: Path) -> None:
         assert pages(folder) == {f"{name}/01_one.ipynb" for name in found}
 
 
-def test_damaged_files_are_named_and_their_pages_made_again(light: Path) -> None:
-    assert make(light).returncode == 0
+def test_damaged_files_are_named_and_their_pages_made_again(light_with_pages: Path) -> None:
+    light = light_with_pages
     runs = light / execute.RUNS
     shutil.copytree(runs / "tiny", runs / "brought")
     before = stamps(light)
@@ -356,8 +409,8 @@ def test_somebodys_notebook_in_the_place_of_a_page_is_refused(light: Path) -> No
     assert mine.read_bytes() == before
 
 
-def test_clean_removes_what_runs_wrote_and_nothing_else(light: Path) -> None:
-    assert make(light).returncode == 0
+def test_clean_removes_what_runs_wrote_and_nothing_else(light_with_pages: Path) -> None:
+    light = light_with_pages
     shutil.copy(ROOT / "book" / "clean.py", light / "book")
     runs = light / execute.RUNS
     shutil.copytree(runs / "tiny", runs / "kept")
@@ -392,7 +445,7 @@ def test_cluster_profiles_plan_every_cell(light: Path, profile: str) -> None:
     )
     assert done.returncode == 0, done.stderr[-2000:]
     plan = done.stdout + done.stderr
-    for name in NOTEBOOKS[:3]:
+    for name in NOTEBOOKS:
         assert f"{execute.RUNS}/tiny/{name}.ipynb" in plan
     assert "slurm_partition=main" in plan
     assert not pages(light)

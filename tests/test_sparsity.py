@@ -12,15 +12,15 @@ import statsmodels.api as sm
 import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pages import execute
 from scipy import stats
 from scipy.spatial import distance
 from sklearn.linear_model import lasso_path as sklearn_lasso_path
-from test_notebooks import execute
 
 from probenc_support import regression, sparsity
 from probenc_support.errors import InputError
 from probenc_support.regression import Design
-from probenc_support.sparsity import Components, Statistics, concentration
+from probenc_support.sparsity import Components, Statistics, concentration, controls
 
 problems = st.tuples(st.integers(2, 8), st.integers(30, 90), st.integers(0, 2**32 - 1)).filter(
     lambda shape: np.linalg.cond(problem(shape[1], shape[0], seed=shape[2])[0]) < 1e4
@@ -48,13 +48,13 @@ def refit(E, y):
 
 def test_statistics_say_all_that_the_fit_says():
     E, y = problem()
-    found, fit = statistics(E, y), regression.fit(E, y)
-    np.testing.assert_allclose(found.slopes, fit.slopes, rtol=1e-9)
-    np.testing.assert_allclose(found.r2, fit.r2, rtol=1e-12)
+    fitted, fit = statistics(E, y), regression.fit(E, y)
+    np.testing.assert_allclose(fitted.slopes, fit.slopes, rtol=1e-9)
+    np.testing.assert_allclose(fitted.r2, fit.r2, rtol=1e-12)
     correlation = [stats.pearsonr(column, y).statistic for column in E.T]
-    np.testing.assert_allclose(found.correlation, correlation, rtol=1e-10)
+    np.testing.assert_allclose(fitted.correlation, correlation, rtol=1e-10)
     standard = regression.fit(stats.zscore(E), stats.zscore(y)).slopes
-    np.testing.assert_allclose(found.standardised_slopes, standard, rtol=1e-9)
+    np.testing.assert_allclose(fitted.standardised_slopes, standard, rtol=1e-9)
 
 
 def test_components_equal_a_singular_value_decomposition():
@@ -66,22 +66,37 @@ def test_components_equal_a_singular_value_decomposition():
     overlaps = np.abs((components.directions * directions.T).sum(0))
     np.testing.assert_allclose(overlaps, 1.0, atol=1e-9)
     scores = components.scores(E, 3)
+    np.testing.assert_allclose(components.score(E, 2), scores[:, 2], atol=1e-5)
     np.testing.assert_allclose(scores, centred @ components.directions[:, :3], atol=1e-4)
     expressed = components.express(statistics(E, y))
     np.testing.assert_allclose(
         expressed.correlation[:3], [stats.pearsonr(s, y).statistic for s in scores.T], rtol=1e-5
     )
+    np.testing.assert_array_equal(
+        sparsity.correlations_of_components(statistics(E, y)), expressed.correlation
+    )
+
+
+def test_statistics_among_some_tokens_are_those_of_their_rows():
+    E, y = problem()
+    chosen = np.random.default_rng(1).random(len(y)) < 0.4
+    ours, direct = sparsity.among(Design.of(E), y, chosen), statistics(E[chosen], y[chosen])
+    for name in ("n", "mean", "gram", "cross", "total", "r2"):
+        np.testing.assert_allclose(getattr(ours, name), getattr(direct, name), rtol=1e-8)
+    few = np.arange(len(y)) < 14
+    assert sparsity.among(Design.of(E), y, few) is None, "not more than two tokens a dimension"
+    assert sparsity.among(Design.of(E), y, np.ones(len(y), bool)) is None, "they are all"
 
 
 def test_rounding_does_not_choose_the_sign_of_a_component():
     """Of the component (1, -1) no entry is the largest but by rounding."""
     E, y = problem()
-    found = statistics(E, y)
+    fitted = statistics(E, y)
     rng = np.random.default_rng(0)
     for _ in range(20):
         noise = 1e-15 * rng.normal(size=(2, 2))
         gram = np.array([[2.0, 0.5], [0.5, 2.0]]) + noise + noise.T
-        components = Components.of(dataclasses.replace(found, gram=gram, cross=np.ones(2)))
+        components = Components.of(dataclasses.replace(fitted, gram=gram, cross=np.ones(2)))
         np.testing.assert_allclose(components.directions * np.sqrt(2), [[1, 1], [1, -1]])
 
 
@@ -90,12 +105,12 @@ def test_rounding_does_not_choose_the_sign_of_a_component():
 def test_all_components_together_explain_what_all_dimensions_do(shape):
     d, n, seed = shape
     E, y = problem(n, d, seed=seed)
-    found = statistics(E, y)
+    fitted = statistics(E, y)
     by_variance, by_correlation = sparsity.component_shares(
-        Components.of(found).express(found).correlation
+        Components.of(fitted).express(fitted).correlation
     )
     full = regression.fit(E, y).r2
-    for curve in (by_variance, by_correlation, sparsity.cumulative_r2(found)):
+    for curve in (by_variance, by_correlation, sparsity.cumulative_r2(fitted)):
         assert curve[-1] == pytest.approx(full, abs=1e-7)
         assert (np.diff(curve) > -1e-7).all()
     assert (by_correlation >= by_variance - 1e-12).all()
@@ -107,11 +122,11 @@ def test_components_do_not_see_rotation_shift_or_order(shape):
     d, n, seed = shape
     E, y = problem(n, d, seed=seed)
     rng = np.random.default_rng(seed)
-    turn, order = concentration.random_rotation(d, rng), rng.permutation(n)
+    turn, order = controls.random_rotation(d, rng), rng.permutation(n)
 
     def sizes(E, y):
-        found = statistics(E, y)
-        return np.abs(Components.of(found).express(found).correlation)
+        fitted = statistics(E, y)
+        return np.abs(Components.of(fitted).express(fitted).correlation)
 
     plain = sizes(E, y)
     np.testing.assert_allclose(sizes(E @ turn, y), plain, atol=1e-6)
@@ -122,7 +137,7 @@ def test_components_do_not_see_rotation_shift_or_order(shape):
 
 def test_rotated_statistics_are_those_of_the_rotated_embedding():
     E, y = problem()
-    turn = concentration.random_rotation(7, np.random.default_rng(1))
+    turn = controls.random_rotation(7, np.random.default_rng(1))
     ours, direct = statistics(E, y).rotated(turn), statistics(E @ turn, y)
     for name in ("mean", "gram", "cross", "slopes", "r2", "correlation"):
         np.testing.assert_allclose(getattr(ours, name), getattr(direct, name), rtol=1e-7, atol=1e-7)
@@ -138,9 +153,9 @@ def test_forward_selection_equals_brute_force_refits():
         gains = {j: refit(E[:, [*taken, j]], y) for j in range(E.shape[1]) if j not in taken}
         taken.append(max(gains, key=gains.get))
         r2.append(gains[taken[-1]])
-    found = sparsity.forward_selection(statistics(E, y))
-    np.testing.assert_array_equal(found.order, taken)
-    np.testing.assert_allclose(found.r2, r2, rtol=1e-10)
+    selection = sparsity.forward_selection(statistics(E, y))
+    np.testing.assert_array_equal(selection.order, taken)
+    np.testing.assert_allclose(selection.r2, r2, rtol=1e-10)
     short = sparsity.forward_selection(statistics(E, y), 3)
     np.testing.assert_array_equal(short.order, taken[:3])
 
@@ -151,10 +166,10 @@ def test_forward_selection_takes_one_of_two_equal_dimensions():
     E = np.c_[E, E[:, 0]] - np.r_[E.mean(0), E[:, 0].mean()]
     y = y - y.mean()
     twice = Statistics(len(y), np.zeros(8), E.T @ E, 0.0, E.T @ y, float(y @ y))
-    found = sparsity.forward_selection(twice)
-    assert len(found.order) == 7
-    assert len({0, 7} & set(found.order.tolist())) == 1
-    assert found.r2[-1] == pytest.approx(refit(E[:, :7], y), abs=1e-10)
+    selection = sparsity.forward_selection(twice)
+    assert len(selection.order) == 7
+    assert len({0, 7} & set(selection.order.tolist())) == 1
+    assert selection.r2[-1] == pytest.approx(refit(E[:, :7], y), abs=1e-10)
 
 
 def test_any_order_equals_refits():
@@ -168,21 +183,21 @@ def test_any_order_equals_refits():
 @given(problems)
 def test_no_order_starts_better_than_forward_selection(shape):
     d, n, seed = shape
-    found = statistics(*problem(n, d, seed=seed))
-    chosen = sparsity.forward_selection(found)
-    other = sparsity.cumulative_r2(found, np.random.default_rng(seed).permutation(d))
+    fitted = statistics(*problem(n, d, seed=seed))
+    chosen = sparsity.forward_selection(fitted)
+    other = sparsity.cumulative_r2(fitted, np.random.default_rng(seed).permutation(d))
     assert chosen.r2[0] >= other[0] - 1e-12
     assert chosen.r2[-1] == pytest.approx(other[-1], abs=1e-7)
-    np.testing.assert_allclose(sparsity.cumulative_r2(found, chosen.order), chosen.r2, atol=1e-7)
+    np.testing.assert_allclose(sparsity.cumulative_r2(fitted, chosen.order), chosen.r2, atol=1e-7)
 
 
 @settings(max_examples=30, deadline=None)
 @given(problems, st.floats(0.05, 1.0))
 def test_a_share_is_reached_as_early_without_the_rest_of_the_curve(shape, share):
     d, n, seed = shape
-    found = statistics(*problem(n, d, seed=seed))
-    whole = sparsity.count_for_share(sparsity.forward_selection(found).r2, share)
-    assert abs(sparsity.dims_for_share(found, share) - whole) <= (share > 1 - 1e-9)
+    fitted = statistics(*problem(n, d, seed=seed))
+    whole = sparsity.count_for_share(sparsity.forward_selection(fitted).r2, share)
+    assert abs(sparsity.dims_for_share(fitted, share) - whole) <= (share > 1 - 1e-9)
 
 
 def test_agreement_of_directions_is_that_of_their_fitted_values():
@@ -223,11 +238,7 @@ def test_lasso_path_equals_the_path_on_all_rows():
     assert (np.diff(penalties) < 0).all()
 
 
-def forward_basis(found):
-    return np.eye(found.d)[:, sparsity.forward_selection(found).order]
-
-
-@pytest.mark.parametrize("choose", [lambda found: np.eye(found.d), forward_basis])
+@pytest.mark.parametrize("choose", [lambda fitted: np.eye(fitted.d), sparsity.forward_basis])
 def test_held_out_curve_equals_a_loop_of_refits(choose):
     E, y = problem(n=83)
     ours = sparsity.heldout_curve(Design.of(E), y, choose, n_folds=4, seed=3)
@@ -246,7 +257,7 @@ def test_held_out_curve_equals_a_loop_of_refits(choose):
 def test_held_out_curve_of_noise_is_not_positive():
     E, _ = problem(n=100)
     y = np.random.default_rng(5).normal(size=100)
-    curve = sparsity.heldout_curve(Design.of(E), y, forward_basis)
+    curve = sparsity.heldout_curve(Design.of(E), y, sparsity.forward_basis)
     assert curve[-1] < 0.0
     assert sparsity.forward_selection(statistics(E, y)).r2[-1] > 0.0
 
@@ -257,7 +268,7 @@ def test_impossible_questions_are_refused():
     with pytest.raises(InputError, match="nearly linearly dependent"):
         statistics(nearly, y)
     with pytest.raises(InputError, match="n_folds is 1"):
-        sparsity.heldout_curve(Design.of(E), y, forward_basis, n_folds=1)
+        sparsity.heldout_curve(Design.of(E), y, sparsity.forward_basis, n_folds=1)
 
 
 # ---------------------------------------------------------------------------------------- notebook
@@ -335,18 +346,18 @@ def test_notebook_end_to_end(tmp_path, text_file, style, eval_corpus):
 
 @pytest.mark.real_model
 def test_identities_and_sparsity_of_a_real_embedding(real_lm, real_detection):
-    E, y = real_lm.E[real_lm.tokens], real_detection.y
+    E, y = real_lm.head.rows, real_detection.y
     design = Design.of(E)
-    found, full = Statistics.of(design, y), design.fit(y).r2
-    components = Components.of(found)
-    curve, _ = sparsity.component_shares(components.express(found).correlation)
-    forward = sparsity.forward_selection(found)
+    fitted, full = Statistics.of(design, y), design.fit(y).r2
+    components = Components.of(fitted)
+    curve, _ = sparsity.component_shares(components.express(fitted).correlation)
+    forward = sparsity.forward_selection(fitted)
     assert curve[-1] == pytest.approx(full, abs=1e-10)
     assert forward.r2[-1] == pytest.approx(full, abs=1e-10)
     chosen = E[:, forward.order[:40].tolist()].double().numpy()
     assert forward.r2[39] == pytest.approx(refit(chosen, y.numpy()), abs=1e-10)
     rng = np.random.default_rng(0)
-    random = concentration.random_direction_shares(components.variances, 500, rng)[:, :3].sum(1)
+    random = controls.random_direction_shares(components.variances, 500, rng)[:, :3].sum(1)
     assert curve[2] / full > np.quantile(random, 0.975)
-    rotated = [concentration.gini(s) for s in concentration.rotated_slopes(found.slopes, 200, rng)]
-    assert concentration.gini(found.slopes) > 1.2 * np.mean(rotated)
+    rotated = [concentration.gini(s) for s in controls.rotated_slopes(fitted.slopes, 200, rng)]
+    assert concentration.gini(fitted.slopes) > 1.2 * np.mean(rotated)

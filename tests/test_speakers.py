@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 from test_generation import BLOCKS, needs_mauve
 
-from probenc_support import generation, pruning
+from probenc_support import generation, models, pruning
 from probenc_support.errors import InputError
 from probenc_support.generation import Samples
 from probenc_support.pruning import pruned_head
@@ -67,6 +67,26 @@ def test_features_are_the_last_hidden_states_and_seeds_decide(tiny_lm: Any) -> N
     assert torch.equal(found["a"].samples.ids, found["again"].samples.ids)
     assert not torch.equal(found["a"].samples.ids, found["other"].samples.ids)
     assert not torch.equal(found["a"].samples.ids, found["half"].samples.ids)
+
+
+def test_texts_are_those_of_the_model_with_the_head_swapped_in(tiny_lm: Any) -> None:
+    """Token by token, by `torch.multinomial` from the logits of the edited model itself."""
+    lm = tiny_lm
+    head = pruned_head.from_basis(lm, pruning.zero_basis(torch.arange(lm.d)), lm.d // 2)
+    heads = {"own": None, "half": head}
+    prompts = BLOCKS.ids[:12, :5]
+    written = speakers.speak(lm, heads, prompts, n_tokens=4, seeds={"own": 7, "half": 7})
+    for name, other in heads.items():
+        generator = torch.Generator().manual_seed(7)
+        ids = models.with_first_token(lm, prompts)
+        own = lm.model.get_output_embeddings() if other is None else other
+        with pruned_head.swapped(lm, own), torch.no_grad():
+            for _ in range(4):
+                logits = lm.model(input_ids=ids).logits[:, -1].float()
+                logits[:, generation.end_of_text(lm)] = -torch.inf
+                p = logits.softmax(1)
+                ids = torch.cat([ids, torch.multinomial(p, 1, generator=generator)], dim=1)
+        assert torch.equal(written[name].samples.ids, ids[:, -4:]), name
 
 
 def test_one_token_is_a_prompt_and_too_long_a_text_is_refused() -> None:
@@ -138,3 +158,27 @@ def test_mauve_of_a_handful_is_refused() -> None:
     few = spoken(np.random.default_rng(0), 5, 0)
     with pytest.raises(InputError, match="at least 20"):
         speakers.mauve_intervals(few, {"": few}, torch.arange(5))
+
+
+def test_prompts_are_consecutive_pieces_and_their_documents() -> None:
+    ids = torch.arange(2 * 13).reshape(2, 13)
+    pieces, documents = speakers.prompts_of(ids, ids.flatten() // 5, 5, length=16)
+    assert pieces.tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11], [13, 14, 15]]
+    assert documents.tolist() == [2 // 5, 5 // 5, 8 // 5, 11 // 5, 15 // 5]
+    assert speakers.prompts_of(ids, ids.flatten(), 5, length=2)[0].tolist()[6:] == []
+    assert len(speakers.prompts_of(ids, ids.flatten(), 100)[0]) == 8
+
+
+@needs_mauve
+def test_mauve_of_the_first_texts_is_that_of_these_texts_alone() -> None:
+    rng = np.random.default_rng(3)
+    written = {"reference": spoken(rng, 60, 0), "other": spoken(rng, 60, 1.0)}
+    group = torch.arange(60) // 3
+    by_number = speakers.mauve_of_first(written, group, [30, 60], seed=2)
+    for n in (30, 60):
+        first = {k: Spoken(s.samples, s.features[:n]) for k, s in written.items()}
+        alone = speakers.mauve_intervals(
+            first["reference"], {"other": first["other"]}, group[:n], seed=2
+        )
+        assert by_number[n]["other"].estimate == alone["other"].estimate
+    assert list(by_number[30]) == ["other"], "the reference is not held against itself"

@@ -95,9 +95,9 @@ def test_closed_form_fails_for_a_head_scale_that_is_ignored() -> None:
 
 @pytest.mark.real_model
 def test_closed_form_on_the_real_model(real_lm: Any, real_detection: Any) -> None:
-    blocks = corpora.blocks("python-manual", real_lm.tokenizer, n_positions=512)
+    blocks = corpora.blocks("python-manual", real_lm.tokenizer, n_positions=256)
     tokens = steering.spread_over_ranks(real_detection.log_a_rows, real_lm.tokens, 4)
-    h, z = real_detection.h[:512], real_detection.z[:512]
+    h, z = real_detection.h[:256], real_detection.z[:256]
     vector = steering.default_direction(real_detection)
     log_p = real_lm.head.log_p(h, tokens, z)
     for scale in (0.05, 20.0):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from probenc_support import theory
+from probenc_support import moments, regression, theory
 from probenc_support.head import Head
 
 
@@ -72,3 +72,52 @@ def test_the_gap_is_never_negative_and_is_what_lies_between_the_two_means():
     same = Head(E, b).sums()
     same.add(h[:1].repeat(10, 1))
     assert theory.jensen_gap(same.log_a, same.mean_log_p).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_mean_log_probability_without_the_bias_is_linear_and_the_average_probability_is_not(bias):
+    E, b, h, _ = head()
+    own = Head(E, b if bias else None)
+    sums = own.sums()
+    sums.add(h)
+    assert regression.fit(E, theory.without_bias(own, -sums.mean_log_p)).r2 == pytest.approx(1.0)
+    assert regression.fit(E, theory.without_bias(own, -sums.log_a)).r2 < 1.0 - 1e-4
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_one_direction_with_one_intercept(bias):
+    E, b, _, _ = head()
+    own = Head(E, b if bias else None)
+    direction = torch.arange(4.0)
+    exact = E @ direction.double() - (b if bias else 0.0) + 7.0
+    torch.testing.assert_close(theory.along(own, direction, exact), exact)
+    # The intercept is the one that has the least squares, whatever the direction is.
+    y = exact + torch.randn(len(E), generator=torch.Generator().manual_seed(1))
+    said = theory.along(own, -direction, y)
+    squares = [float((y - said - shift).square().sum()) for shift in (-0.1, 0.0, 0.1)]
+    assert squares[1] == min(squares)
+
+
+def test_table_of_orders_judges_each_with_and_without_an_intercept():
+    E, b, h, z = head()
+    y = -torch.softmax(h @ E.T + b, dim=1).mean(dim=0).log()
+    table = theory.order_table(Head(E, b), h, z, y)
+    assert table["order"].tolist() == [1, 2, 3, 4]
+    for order, predicted in enumerate(theory.cumulant_series(Head(E, b), h, z)):
+        error, total = y - predicted, y.var(correction=0)
+        row = table.loc[order]
+        assert row["r2"] == pytest.approx(float(1 - error.square().mean() / total))
+        assert row["r2_one_intercept"] == pytest.approx(float(1 - error.var(correction=0) / total))
+
+
+def test_second_moments_are_those_of_loops_over_rows_and_positions():
+    E, _, h, _ = head()
+    along = moments.variances_along(moments.Moments.of(h).cov, E)
+    for row, variance in zip(E, along, strict=True):
+        assert float(variance) == pytest.approx(float((h @ row).var(correction=0)))
+    label = torch.arange(len(h)) % 7
+    sums = moments.sums_by_label(h.float(), label, 9)
+    assert (sums.dtype, sums.shape) == (torch.float64, (9, 4))
+    for k in range(9):
+        expected = h.float()[label == k].double().sum(dim=0)
+        torch.testing.assert_close(sums[k], expected)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
 
-from probenc_support import cache, corpora, models, roster
+from probenc_support import cache, corpora, models, progress, roster
 from probenc_support.corpora import built_in_texts
 from probenc_support.errors import InputError
 from probenc_support.models import checkpoints, training, training_text
@@ -380,13 +380,17 @@ def test_names_lead_to_trained_models(
     assert cache.entries()
 
 
-def test_progress_gives_loss_and_time_left(
-    text_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_progress_gives_loss_speed_and_time_left(
+    text_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setattr(progress, "patience", lambda: 0.0)
     training.train(TINY, folder=tmp_path / "told", corpus=str(text_file), device="cpu")
-    said = capsys.readouterr().err.splitlines()[-1]
-    for part in ("step 12 of 12", "nats", "tokens/s", "0 min 0 s left"):
-        assert part in said
+    last = capsys.readouterr().err.strip().split("\r")[-1]
+    for part in ("training tiny (seed 0): 100%", "step 12 of 12", "nats", " tokens/s", "<00:00"):
+        assert part in last
 
 
 # --------------------------------------------------------------------------------------- bad input
@@ -416,7 +420,7 @@ def test_impossible_runs_are_refused(text_file: Path, tmp_path: Path) -> None:
         (["pythia-giga"], "No model 'pythia-giga'"),
         (["pythia-nano", "--steps", "0"], "--steps is 0"),
         (["pythia-nano", "--seeds", "0"], "--seeds is 0"),
-        (["pythia-nano", "--steps", "8"], "name its folder by --out"),
+        (["pythia-nano", "--steps", "8"], "name one by --out"),
         (["pythia-nano", "--seeds", "2", "--out", "x"], "one seed"),
     ],
 )

@@ -29,13 +29,29 @@ def exact(E: Tensor, h: Tensor, change: Tensor) -> Tensor:
     return (P.exp() * (P - Q)).sum(1).mean()
 
 
-def test_the_sampled_kl_is_exact_when_all_tokens_take_part() -> None:
+@pytest.mark.parametrize("biased", [False, True])
+def test_the_sampled_kl_and_its_gradient_are_exact_when_all_tokens_take_part(
+    biased: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "_POSITIONS", 24)  # does not divide 64
     E, h, change, a = problem()
-    change.requires_grad_(True)
-    found = tuning.sampled_kl(Head(E), h, change, a, n_tokens=10**9, generator=torch.Generator())
-    torch.testing.assert_close(found, exact(E, h, change))
-    ours = torch.autograd.grad(found, change)[0]
-    torch.testing.assert_close(ours, torch.autograd.grad(exact(E, h, change), change)[0])
+    b = torch.linspace(-1, 1, V).double() if biased else None
+    sample = tuning.Sample.draw(Head(E, b), h, a, n_tokens=10**9, generator=torch.Generator())
+    kept = (h + change).requires_grad_(True)
+    P, Q = (x @ E.T + (0 if b is None else b) for x in (h, kept))
+    expected = (P.softmax(1) * (P.log_softmax(1) - Q.log_softmax(1))).sum(1).mean()
+    torch.testing.assert_close(sample.kl(kept), expected)
+    torch.testing.assert_close(sample.gradient(kept), torch.autograd.grad(expected, kept)[0])
+
+
+def test_the_gradient_is_that_of_the_sampled_kl() -> None:
+    E, h, change, a = problem()
+    generator = torch.Generator().manual_seed(0)
+    sample = tuning.Sample.draw(Head(E), h, a, n_tokens=60, generator=generator)
+    assert 0 < len(sample.rows) < V
+    kept = (h + change).requires_grad_(True)
+    own = torch.autograd.grad(sample.kl(kept), kept)[0]
+    torch.testing.assert_close(sample.gradient(kept), own)
 
 
 def test_the_sampled_kl_comes_close_with_few_tokens() -> None:
@@ -44,16 +60,16 @@ def test_the_sampled_kl_comes_close_with_few_tokens() -> None:
 
     def draws(chance: Tensor) -> Tensor:
         made = [
-            tuning.sampled_kl(Head(E), h, change, chance, n_tokens=100, generator=generator)
+            tuning.Sample.draw(Head(E), h, chance, n_tokens=100, generator=generator)
             for _ in range(300)
         ]
-        return torch.stack(made)
+        return torch.stack([sample.kl(h + change) for sample in made])
 
-    truth, found = float(exact(E, h, change)), draws(a)
-    assert float(found.mean()) == pytest.approx(truth, rel=0.03)
+    truth, estimates = float(exact(E, h, change)), draws(a)
+    assert float(estimates.mean()) == pytest.approx(truth, rel=0.03)
     # The control: tokens drawn by the probabilities of another text scatter far more.
     other = a[torch.randperm(V, generator=torch.Generator().manual_seed(2))]
-    assert float((draws(other) - truth).abs().mean()) > 2 * float((found - truth).abs().mean())
+    assert float((draws(other) - truth).abs().mean()) > 2 * float((estimates - truth).abs().mean())
 
 
 @pytest.fixture(scope="module")
@@ -69,17 +85,23 @@ def passes() -> tuple[Any, inference.Detection, inference.Detection]:
 
 
 def tuned(
-    passes: tuple[Any, inference.Detection, inference.Detection], **options: Any
+    passes: tuple[Any, inference.Detection, inference.Detection], *, n_steps: int, **options: Any
 ) -> tuple[tuning.Tuned, float]:
+    by_rank, before = tuned_together(passes, n_steps={8: n_steps}, **options)
+    return by_rank[8], before
+
+
+def tuned_together(
+    passes: tuple[Any, inference.Detection, inference.Detection], **options: Any
+) -> tuple[dict[int, tuning.Tuned], float]:
     lm, fit, other = passes
     # A start that weighs a few tokens only leaves something to gain, also on a random model.
     noise = torch.randn(lm.V, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     weights = torch.softmax(3 * noise, 0)
     start = pruning.rotated_basis(lm.E, fit.h, weights)
     before = pruning.sweep(lm.head, start, other.h, [8]).kl.mean()
-    made = tuning.tune(
-        lm.head, [fit], other.h, start=start, removed=8, weights=weights, batch=128, **options
-    )
+    held_out = pruning.Reference(lm.head, other.h)
+    made = tuning.tune(held_out, [fit], start=start, weights=weights, batch=128, **options)
     return made, float(before)
 
 
@@ -87,7 +109,6 @@ def test_tuning_starts_from_the_rotation_and_lowers_the_held_out_kl(passes: Any)
     made, before = tuned(passes, n_steps=80, learning_rate=0.1)
     assert made.checks[0].kl == pytest.approx(before, rel=1e-3)
     best = min(c.kl for c in made.checks)
-    print(made.checks)
     assert best < 0.9 * before
     lm, _, other = passes
     head = pruned_head.from_factors(lm, made.encode, made.decode, made.shift)
@@ -123,6 +144,16 @@ def test_tuning_is_repeatable(passes: Any) -> None:
     first, again, other = (tuned(passes, n_steps=5, seed=s)[0] for s in (0, 0, 1))
     assert torch.equal(first.encode, again.encode)
     assert not torch.equal(first.encode, other.encode)
+
+
+def test_ranks_tuned_together_are_each_as_they_are_alone(passes: Any) -> None:
+    together, _ = tuned_together(passes, n_steps={4: 6, 8: 9})
+    for removed, n_steps in ((4, 6), (8, 9)):
+        alone = tuned_together(passes, n_steps={removed: n_steps})[0][removed]
+        assert torch.equal(together[removed].encode, alone.encode)
+        assert together[removed].checks == alone.checks
+        assert [check.step for check in alone.checks][-1] == n_steps
+        assert together[removed].n_drawn == n_steps * 128
 
 
 def test_impossible_settings_are_refused(passes: Any) -> None:

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from probenc_support import dynamics, models
-from probenc_support.dynamics import convergence
+from probenc_support.dynamics import convergence, tables
 from probenc_support.errors import InputError
 from probenc_support.models import checkpoints, runtime, weights
 
@@ -75,7 +75,7 @@ def test_E_of_an_untied_model_in_parts(tmp_path: Path, model_of: Any, pickled: b
                 run.load(step)
         else:
             assert torch.equal(E, run.load(step).E)
-    groups = convergence.convergence(run).groups
+    groups = convergence.of_parameters(run).groups
     assert {"input embedding", "layer 1", "layer 2", dynamics.EMBEDDING} <= set(groups)
 
 
@@ -172,7 +172,7 @@ def test_checkpoints_that_repeat_others_are_left_out(tmp_path: Path) -> None:
     np.save(counts, np.random.default_rng(0).integers(1, 99, tiny.VOCABULARY))
     found = dynamics.measure(run, counts=str(counts), embedding_only=True)
     assert (found.steps, found.repeats) == ([0, 4, 16, 32], repeats)
-    assert np.isfinite(found.by_group()["distance"]).all()
+    assert np.isfinite(tables.by_group(found)["distance"]).all()
     assert checkpoints.distinct(kept) == (kept, {})
 
 

@@ -7,12 +7,23 @@ file it comes from.
 import html
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 from docutils import nodes
-from probenc_html import ROOT, RUNS, all_runs, configuration, in_order, link_to, link_to_figure, raw
+from probenc_html import (
+    ROOT,
+    RUNS,
+    all_runs,
+    configuration,
+    figure_of,
+    in_order,
+    link_to,
+    link_to_figure,
+    raw,
+)
 from probenc_pages import add_to_page, copy_files, launch, leave_out_damaged
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective, SphinxRole
@@ -54,7 +65,7 @@ class Claims(BookDirective):
     def content_nodes(self) -> list[nodes.Node]:
         table = claims.metrics_by_model(all_runs())
         names = in_order(table)
-        found: list[nodes.Node] = [raw(_summary(table, names, anchors=""))]
+        found: list[nodes.Node] = [raw(_summary(table, names))]
         for claim in CLAIMS:
             section = nodes.section(ids=[claim.id.lower()], names=[claim.id.lower()])
             self.state.document.note_explicit_target(section)
@@ -100,17 +111,15 @@ def _findings(claim: claims.Claim, table: Any, names: list[str]) -> list[claims.
     return [one for one in found if any(e.value is not None for e in one.criteria)]
 
 
-def _summary(
-    table: Any, names: list[str], *, anchors: str, among: tuple[claims.Claim, ...] = ()
-) -> str:
-    """Verdicts as a table of claims and models; `anchors`: the page that has the sections."""
+def _summary(table: Any, names: list[str]) -> str:
+    """Verdicts in words as a table of claims and models."""
     rows = []
-    for claim in among or CLAIMS:
+    for claim in CLAIMS:
         findings = _findings(claim, table, names)
         by_model = {finding.model: badge(finding.verdict) for finding in findings}
         rows.append(
             [
-                f'<a href="{anchors}#{claim.id.lower()}">{claim.id}</a> {html.escape(claim.title)}',
+                f'<a href="#{claim.id.lower()}">{claim.id}</a> {html.escape(claim.title)}',
                 badge(claims.overall(finding.verdict for finding in findings)),
                 *(by_model.get(name, ABSENT) for name in names),
             ]
@@ -118,16 +127,78 @@ def _summary(
     return table_of(["claim or question", "verdict", *names], rows, label="All verdicts")
 
 
-class Summary(BookDirective):
-    """The verdicts of all claims that a run has tested, claim by claim and model by model."""
+class VerdictStrip(BookDirective):
+    """The verdicts at a glance: one row a claim that some run has tested, one sign a model.
+
+    A dash stands where a model has not run the notebook that tests the claim.
+    """
 
     def content_nodes(self) -> list[nodes.Node]:
         table = claims.metrics_by_model(all_runs())
         names = in_order(table)
-        tested = tuple(claim for claim in CLAIMS if _findings(claim, table, names))
-        if not tested:
-            return [raw("<p>No model has run yet.</p>")]
-        return [raw(_summary(table, names, anchors="claims.html", among=tested))]
+        judged = ((claim, _findings(claim, table, names)) for claim in CLAIMS)
+        rows = [self._row(claim, found, names) for claim, found in judged if found]
+        if not rows:
+            return [raw("<p>No model has run yet, so there are no verdicts.</p>")]
+        heads = ["claim or question", "all models", *map(html.escape, names)]
+        strip = table_of(heads, rows, label="Verdicts by claim and model")
+        # Many models take a row of their own, below the picture.
+        many = " many" if len(names) > BESIDE_A_PICTURE else ""
+        return [raw(f'<div class="verdict-strip{many}">{strip}{self._legend()}</div>')]
+
+    def _row(
+        self, claim: claims.Claim, findings: list[claims.Finding], names: list[str]
+    ) -> list[str]:
+        by_model = {finding.model: _sign(finding.verdict) for finding in findings}
+        return [
+            self._claims_page(f"{claim.id} {html.escape(claim.title)}", claim.id.lower()),
+            _sign(claims.overall(finding.verdict for finding in findings)),
+            *(by_model.get(name, NOT_RUN) for name in names),
+        ]
+
+    def _legend(self) -> str:
+        signs = [f"{_sign(verdict)} {verdict}" for verdict in claims.Verdict]
+        shown = " ".join(f"<span>{one}</span>" for one in [*signs, f"{NOT_RUN} not run"])
+        rules = self._claims_page("The rules that decide")
+        return f'<p class="legend">{shown} <span>{rules}</span></p>'
+
+    def _claims_page(self, words: str, anchor: str = "") -> str:
+        return self.link(Path("book/claims.html"), words, anchor)
+
+
+BESIDE_A_PICTURE = 3
+"""So many models, at most, fit into half the width of a page."""
+
+NOT_RUN = "\N{EM DASH}"
+"""In the strip; there `ABSENT` would be hard to tell from a minus."""
+
+
+def _sign(verdict: claims.Verdict) -> str:
+    """A verdict as a small sign, drawn by the style sheet; its words are there for those who hear
+    the page, and in the tooltip."""
+    return (
+        f'<span class="verdict sign verdict-{verdict.name.lower()}" title="{verdict}">'
+        f'<span class="words">{verdict}</span></span>'
+    )
+
+
+class RunFigure(BookDirective):
+    """A figure by its notebook and name, out of the executed notebook of the first model that has
+    it. The content opens the caption; the caption ends with the run that the figure is from."""
+
+    required_arguments = 2
+    optional_arguments = 0
+
+    def content_nodes(self) -> list[nodes.Node]:
+        notebook, name = self.arguments
+        for model in in_order(run.model for run in all_runs() if run.notebook == notebook):
+            if figure := figure_of(model, notebook, name):
+                page = self.link(RUNS / model / f"{notebook}.html", html.escape(model), name)
+                lead = html.escape(" ".join(self.content))
+                before, opening, caption = re.split("(<figcaption[^>]*>)", figure, maxsplit=1)
+                caption = caption.replace("</figcaption>", f" From the run of {page}.</figcaption>")
+                return [raw(f"{before}{opening}<strong>{lead}</strong> {caption}")]
+        return [raw("<p>No run has left this figure yet.</p>")]
 
 
 class Changes(BookDirective):
@@ -430,7 +501,8 @@ def setup(app: Sphinx) -> dict[str, Any]:
 DIRECTIVES: dict[str, type[BookDirective]] = {
     "claims": Claims,
     "changes": Changes,
-    "summary": Summary,
+    "verdict-strip": VerdictStrip,
+    "run-figure": RunFigure,
     "verdict": Verdict,
     "runs": Runs,
     "costs": Costs,

@@ -1,5 +1,7 @@
 """Pieces of HTML that the book's pages are made of, and where their numbers come from."""
 
+import html
+import json
 import os
 from collections.abc import Iterable
 from functools import cache
@@ -62,6 +64,19 @@ def link_to_figure(env_docname: str, model: str, notebook: str, name: str, words
     if f'id=\\"{name}\\"' in source.read_text(encoding="utf-8"):
         return link_to(env_docname, page, words, name)
     return f"{link_to(env_docname, page, words)} (the page has no such figure)"
+
+
+def figure_of(model: str, notebook: str, name: str) -> str:
+    """A figure as it stands on the page of a run; empty where the page has none of that name."""
+    opening = f'<figure class="probenc" id="{html.escape(name)}">'
+    page = json.loads((ROOT / RUNS / model / f"{notebook}.ipynb").read_text(encoding="utf-8"))
+    for output in (one for cell in page["cells"] for one in cell.get("outputs", ())):
+        # A notebook's file has a text as one string or as a list of lines.
+        shown = "".join(output.get("data", {}).get("text/html", ""))
+        if opening in shown:
+            figure = shown.partition(opening)[2].partition("</figure>")[0]
+            return f"{opening}{figure}</figure>"
+    return ""
 
 
 def raw(text: str) -> nodes.raw:

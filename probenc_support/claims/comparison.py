@@ -83,17 +83,17 @@ def all_metrics(runs: Sequence[Run]) -> pd.DataFrame:
 
 def properties(runs: Sequence[Run]) -> pd.DataFrame:
     """What each model is: parameters, width, vocabulary, tied or untied; NaN where no run says."""
-    found: dict[str, dict[str, float]] = {}
+    known_of: dict[str, dict[str, float]] = {}
     for run in runs:
         known = {**run.provenance, **run.metrics}
-        entry = found.setdefault(run.model, {})
+        entry = known_of.setdefault(run.model, {})
         for name in PROPERTIES:
             if isinstance(known.get(name), int | float):
                 entry.setdefault(name, float(known[name]))
-    for entry in found.values():
+    for entry in known_of.values():
         if {"n_vocab", "d_model"} <= entry.keys():
             entry["vocab_per_dimension"] = entry["n_vocab"] / entry["d_model"]
-    return pd.DataFrame.from_dict(found, orient="index").reindex(columns=list(PROPERTIES))
+    return pd.DataFrame.from_dict(known_of, orient="index").reindex(columns=list(PROPERTIES))
 
 
 def measured(table: pd.DataFrame, measure: Measure) -> pd.Series:
@@ -134,9 +134,9 @@ def rank_correlations(
                 rho, p = spearman(x.to_numpy(), y.to_numpy())
                 rows.append((measure.label, measure.metric, name, len(x), rho, p))
     columns = ["measure", "metric", "property", "n_models", "rho", "p"]
-    found = pd.DataFrame(rows, columns=columns)
-    found["p_holm"] = holm(found["p"].to_numpy(dtype=float))
-    return found
+    correlations = pd.DataFrame(rows, columns=columns)
+    correlations["p_holm"] = holm(correlations["p"].to_numpy(dtype=float))
+    return correlations
 
 
 def hypotheses(table: pd.DataFrame, facts: pd.DataFrame) -> pd.DataFrame:
@@ -146,8 +146,9 @@ def hypotheses(table: pd.DataFrame, facts: pd.DataFrame) -> pd.DataFrame:
         As `rank_correlations`, and `p_smallest`: the least corrected p value that so many models
         could give.
     """
-    found = rank_correlations(table, facts[list(NAMED_BEFOREHAND)], [GINI])
-    return found.assign(p_smallest=[2 / math.factorial(n) * len(found) for n in found["n_models"]])
+    correlations = rank_correlations(table, facts[list(NAMED_BEFOREHAND)], [GINI])
+    n_rows, n_models = len(correlations), correlations["n_models"]
+    return correlations.assign(p_smallest=[2 / math.factorial(n) * n_rows for n in n_models])
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
@@ -171,22 +172,22 @@ def holm(p: np.ndarray) -> np.ndarray:
     return corrected
 
 
-def agreement(found: Mapping[str, str]) -> str:
+def agreement(verdicts: Mapping[str, str]) -> str:
     """One sentence on verdicts by model."""
     kinds: dict[str, list[str]] = {}
-    for model, verdict in found.items():
+    for model, verdict in verdicts.items():
         kinds.setdefault(verdict, []).append(model)
     return "; ".join(f"{verdict}: {', '.join(models)}" for verdict, models in kinds.items())
 
 
-def strongest(found: pd.DataFrame, n_models: int) -> str:
+def strongest(correlations: pd.DataFrame, n_models: int) -> str:
     """One sentence on the rank correlations."""
-    if found.empty:
+    if correlations.empty:
         return (
             f"**No correlation is computed**: {n_models} models are here, {MIN_MODELS} are needed "
             'for one measure; `make book MODELS="..."` adds some.'
         )
-    best = found.sort_values("p_holm", kind="stable").iloc[0]
+    best = correlations.sort_values("p_holm", kind="stable").iloc[0]
     sure = "" if best["p_holm"] <= 0.05 else "not "
     return (
         f"The strongest: {best['measure']} with {best['property']}, rho = {best['rho']:.2f} over "
@@ -194,12 +195,12 @@ def strongest(found: pd.DataFrame, n_models: int) -> str:
     )
 
 
-def sparsity_answer(gini: pd.Series, found: pd.DataFrame) -> str:
+def sparsity_answer(gini: pd.Series, correlations: pd.DataFrame) -> str:
     """What the models at hand say about Q1, in words that depend on the numbers.
 
     Args:
         gini: Gini coefficient of the slopes' sizes above that after a rotation, by model.
-        found: the rank correlations that were named beforehand.
+        correlations: the rank correlations that were named beforehand.
     """
     if len(gini) < 2:
         return "Fewer than two models have a sparsity run, so there is nothing to compare."
@@ -208,12 +209,12 @@ def sparsity_answer(gini: pd.Series, found: pd.DataFrame) -> str:
         f"The slopes are most concentrated in {most} (excess {gini[most]:.3f}) and least in "
         f"{least} ({gini[least]:.3f}). "
     )
-    if found.empty:
+    if correlations.empty:
         return sentence + (
             f"{len(gini)} models differ in size, width, vocabulary, training text and tying all at "
             "once, so nothing here says which of these drives it: the question stays open."
         )
-    best = found.sort_values("p_holm", kind="stable").iloc[0]
+    best = correlations.sort_values("p_holm", kind="stable").iloc[0]
     firm = "Concentration goes with" if best["p_holm"] <= 0.05 else "Nearest, within chance, is"
     return sentence + (
         f"{firm} {best['property']} (rho {best['rho']:.2f} over {best['n_models']} models, "

@@ -108,7 +108,7 @@ class Claim:
     figure: tuple[str, str] = ("", "")
     """Notebook, and name of the figure that shows it."""
     remark: str = ""
-    """What a reader should know besides; for an untested claim, what a test would need."""
+    """What else a reader should know; for an untested claim, what a test would need."""
     changed: str = ""
     """What was changed in its rule after the first edition of the book, and why."""
 
@@ -167,7 +167,7 @@ def runs(folder: Path) -> list[Run]:
 
     A run with a file that is empty, cut off or damaged is named on stderr and left out.
     """
-    found = []
+    complete = []
     for path in sorted(folder.glob("*/[0-9]*.metrics.json")):
         name = path.name.removesuffix(".metrics.json")
         page = path.with_name(f"{name}.ipynb")
@@ -176,7 +176,7 @@ def runs(folder: Path) -> list[Run]:
         if wrong := run_files.damage(page):
             run_files.tell(f"{wrong}: this run is left out until it is made again.")
             continue
-        found.append(
+        complete.append(
             Run(
                 model=path.parent.name,
                 notebook=name,
@@ -185,13 +185,13 @@ def runs(folder: Path) -> list[Run]:
                 page=page,
             )
         )
-    return found
+    return complete
 
 
-def metrics_by_model(found: Iterable[Run]) -> dict[str, dict[str, Mapping[str, float]]]:
+def metrics_by_model(all_runs: Iterable[Run]) -> dict[str, dict[str, Mapping[str, float]]]:
     """Metrics as `[model][notebook]`."""
     table: dict[str, dict[str, Mapping[str, float]]] = {}
-    for run in found:
+    for run in all_runs:
         table.setdefault(run.model, {})[run.notebook] = run.metrics
     return table
 

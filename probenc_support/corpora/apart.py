@@ -9,7 +9,8 @@ from probenc_support.corpora.token_blocks import TokenBlocks
 from probenc_support.errors import InputError
 
 _TELLING = 40
-"""Characters from which a paragraph that two documents share tells that they share text."""
+"""Characters that a paragraph must have to count as text that two documents share; shorter ones
+recur in many documents."""
 
 
 _SAME = 0.75
@@ -18,7 +19,7 @@ the same document."""
 
 
 def fingerprints(document: str) -> frozenset[int]:
-    """What tells a document: 64-bit hashes of it and of its paragraphs of 40 characters or more.
+    """What identifies a document: 64-bit hashes of it and of its paragraphs, if 40 characters long.
 
     White space does not count. A document that is one paragraph counts by its lines.
     """
@@ -31,7 +32,7 @@ def _is_telling(paragraph: str) -> bool:
 
 
 def check_apart(*several: TokenBlocks) -> None:
-    """Asserts that no document or paragraph lies in two of some token blocks.
+    """Checks that no document or paragraph lies in two of some token blocks.
 
     Raises:
         InputError: two share text, or the text of one is not known.
@@ -40,8 +41,8 @@ def check_apart(*several: TokenBlocks) -> None:
         if one.sources is None or other.sources is None:
             unknown = one if one.sources is None else other
             raise InputError(
-                f"Of {unknown.corpus} only tokens are known, so whether it is text of its own "
-                "cannot be told: make it by corpora.blocks or corpora.parts."
+                f"Only the tokens of {unknown.corpus} are known, so it cannot be checked whether "
+                "it shares text with another: make it by corpora.blocks or corpora.parts."
             )
         if one.sources & other.sources:
             raise InputError(
@@ -51,20 +52,28 @@ def check_apart(*several: TokenBlocks) -> None:
 
 
 def to_avoid(exclude: Iterable[TokenBlocks | Set[int]]) -> Set[int]:
-    found: set[int] = set()
+    """Fingerprints of all texts that are to be left out.
+
+    Args:
+        exclude: token blocks, or fingerprints of documents.
+
+    Raises:
+        InputError: of some blocks only the tokens are known.
+    """
+    avoided: set[int] = set()
     for other in exclude:
         sources = other.sources if isinstance(other, TokenBlocks) else other
         if sources is None:
             raise InputError(
-                f"Of {getattr(other, 'corpus', 'a corpus')} only tokens are known, so its text "
-                "cannot be left out: make it by corpora.blocks."
+                f"Only the tokens of {getattr(other, 'corpus', 'a corpus')} are known, so its text "
+                "cannot be left out of another: make it by corpora.blocks."
             )
-        found |= sources
-    return found
+        avoided |= sources
+    return avoided
 
 
 def apart_from(avoided: Set[int], documents: Iterable[str]) -> Iterator[str]:
-    """Documents, with nothing in place of those that share text with what is to be avoided.
+    """Documents, with an empty string in place of those that share text with what is avoided.
 
     Of a document that shares less than a quarter of its text, only those paragraphs are taken out.
 

@@ -39,21 +39,21 @@ def blocks(
     """
     _check_sizes(n_positions, sequence_length, context_length)
     wanted = n_positions // sequence_length * sequence_length
-    found = _first_tokens(corpus, tokenizer, wanted, to_avoid(exclude))
+    tokens = _first_tokens(corpus, tokenizer, wanted, to_avoid(exclude))
     beside = (
-        f" beside the {found.n_left_out} documents that are left out, as they share text with what "
-        "is used already"
-        if found.n_left_out
+        f" besides the {tokens.n_left_out} documents that are left out because they share text "
+        "with what is used already"
+        if tokens.n_left_out
         else ""
     )
-    if not len(found.ids):
+    if not len(tokens.ids):
         raise InputError(f"The corpus {corpus} holds no text{beside}; name one that does.")
-    if len(found.ids) < sequence_length:
+    if len(tokens.ids) < sequence_length:
         raise InputError(
-            f"The corpus {corpus} has {len(found.ids)} tokens{beside}, too few for one block of "
+            f"The corpus {corpus} has {len(tokens.ids)} tokens{beside}, too few for one block of "
             f"{sequence_length}; give a longer text or a smaller sequence_length."
         )
-    return found.blocks(sequence_length, label(corpus))
+    return tokens.blocks(sequence_length, label(corpus))
 
 
 def _shaped(ids: NDArray[np.int64], sequence_length: int) -> Tensor:
@@ -102,14 +102,14 @@ def _first_tokens(
     sources: set[int] = set()
     count = n_left_out = n_read = 0
     for piece in pieces(apart_from(avoided, stream(corpus))):
-        found, document = _encode_piece(tokenizer, piece)
+        new, document = _encode_piece(tokenizer, piece)
         documents.append(n_read + document[: wanted - count])
         n_read += len(piece)
-        if count + len(found) > wanted:
+        if count + len(new) > wanted:
             piece = piece[: _n_touched(tokenizer, piece, wanted - count)]
         sources.update(*map(fingerprints, filter(str.strip, piece)))
         n_left_out += piece.count("")
-        ids.append(found[: wanted - count])
+        ids.append(new[: wanted - count])
         count += len(ids[-1])
         if count >= wanted:
             break
@@ -171,9 +171,9 @@ def parts(
     share = 1.0
     while True:
         counts = [max(1, int(share * size) // sequence_length) for size in sizes]
-        found = _consecutive(corpus, tokenizer, counts, sequence_length, context_length, given)
-        if [len(part.ids) for part in found] == counts:
-            return found
+        divided = _consecutive(corpus, tokenizer, counts, sequence_length, context_length, given)
+        if [len(part.ids) for part in divided] == counts:
+            return divided
         if max(counts) == 1:
             raise InputError(
                 f"The text of {label(corpus)} is too short for {len(sizes)} parts of different "
@@ -192,20 +192,20 @@ def _consecutive(
     exclude: Sequence[TokenBlocks | Set[int]],
 ) -> list[TokenBlocks]:
     """Parts of so many blocks each, as many as the text has."""
-    found: list[TokenBlocks] = []
+    made: list[TokenBlocks] = []
     for count in counts:
         wanted = count * sequence_length
         sizes = {"n_positions": wanted, "sequence_length": sequence_length}
-        if not found:
+        if not made:
             first = blocks(
                 corpus, tokenizer, **sizes, context_length=context_length, exclude=exclude
             )
-            found.append(first)
+            made.append(first)
             continue
-        others = to_avoid([*exclude, *found])
+        others = to_avoid([*exclude, *made])
         tokens = _first_tokens(corpus, tokenizer, wanted, others)
         if len(tokens.ids) < sequence_length:
             break
-        name = f"{label(corpus)}, part {len(found) + 1}"
-        found.append(tokens.blocks(sequence_length, name))
-    return found
+        name = f"{label(corpus)}, part {len(made) + 1}"
+        made.append(tokens.blocks(sequence_length, name))
+    return made

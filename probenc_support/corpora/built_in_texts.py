@@ -57,7 +57,7 @@ is under the MIT licence."""
 
 
 _VERSION = 1
-"""Raise it when the extraction of docstrings changes, so that cached text is made again."""
+"""Increase it when the extraction of docstrings changes, so that cached text is made again."""
 
 
 _BIBLE_VERSION = 1
@@ -111,10 +111,10 @@ def _kept(name: str, make: Callable[[], Iterable[str]]) -> list[str]:
         try:
             return [str(document) for document in json.loads(path.read_text(encoding="utf-8"))]
         except (OSError, ValueError):
-            found = list(make())
+            documents = list(make())
             with cache.atomic_path(path) as temporary:
-                temporary.write_text(json.dumps(found), encoding="utf-8")
-            return found
+                temporary.write_text(json.dumps(documents), encoding="utf-8")
+            return documents
 
 
 # ------------------------------------------------------------------------------------------ manual
@@ -147,8 +147,8 @@ def bible_is_here() -> bool:
 def _downloaded_bible() -> list[str]:
     with unpacked(BIBLE) as path:
         chapters = _chapters(path.read_text(encoding="utf-8"))
-    found = itertools.chain.from_iterable(map(_parts, chapters))
-    return _mixed(filter(None, map(_readable, found)))
+    passages = itertools.chain.from_iterable(map(_parts, chapters))
+    return _mixed(filter(None, map(_readable, passages)))
 
 
 def _chapters(source: str) -> list[list[str]]:
@@ -163,14 +163,15 @@ def _chapters(source: str) -> list[list[str]]:
         whole: str = ast.literal_eval(text)
         places = sorted(ast.literal_eval(starts).items())
         ends = [*(place for _, place in places[1:]), len(whole)]
-        found: dict[int, list[str]] = {}
+        verses: dict[int, list[str]] = {}
         for (verse, place), end in zip(places, ends, strict=True):
-            found.setdefault(verse // 1000, []).append(whole[place:end])
+            verses.setdefault(verse // 1000, []).append(whole[place:end])
     except (SyntaxError, ValueError, TypeError, AttributeError, StopIteration) as error:
         raise InputError(
-            f"{BIBLE.requirement} does not hold the text as it is known to; report it."
+            f"{BIBLE.requirement} does not hold the text in the form that is expected here; please "
+            "report this."
         ) from error
-    return list(found.values())
+    return list(verses.values())
 
 
 def _parts(verses: list[str]) -> list[str]:
@@ -199,14 +200,14 @@ def _docstring_documents(part: str) -> list[str]:
             f"{', '.join(DOCSTRING_PACKAGES)}."
         )
     seen: set[str] = set()
-    found = []
+    documents = []
     for package in [part] if part in DOCSTRING_PACKAGES else sorted(DOCSTRING_PACKAGES):
         for document in _package_documents(package):
             paragraphs = [p for p in document.split("\n\n") if p not in seen]
             seen.update(paragraphs)
             if sum(map(len, paragraphs)) >= 200:
-                found.append("\n\n".join(paragraphs))
-    return _mixed(filter(is_held_out, found) if part == HELD_OUT else found)
+                documents.append("\n\n".join(paragraphs))
+    return _mixed(filter(is_held_out, documents) if part == HELD_OUT else documents)
 
 
 def _package_documents(package: str) -> list[str]:
@@ -245,8 +246,8 @@ def _docstrings(path: Path) -> Iterator[str]:
         return
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     for node in ast.walk(tree):
-        if isinstance(node, kinds) and (found := ast.get_docstring(node)):
-            yield found
+        if isinstance(node, kinds) and (docstring := ast.get_docstring(node)):
+            yield docstring
 
 
 def _prose(docstring: str) -> str:

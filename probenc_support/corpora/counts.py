@@ -27,13 +27,13 @@ def token_counts(
     counts = np.zeros(n_rows, dtype=np.int64)
     left = limit
     for ids in encode_documents(tokenizer, stream(corpus)):
-        found = np.bincount(ids[:left], minlength=n_rows)
-        if len(found) > n_rows:
+        occurrences = np.bincount(ids[:left], minlength=n_rows)
+        if len(occurrences) > n_rows:
             raise InputError(
-                f"The tokenizer makes a token {len(found) - 1} of the corpus {corpus}, and the "
-                f"model has {n_rows} rows: it is the tokenizer of another model."
+                f"The tokenizer makes a token {len(occurrences) - 1} of the corpus {corpus}, and "
+                f"the model has {n_rows} rows: it is the tokenizer of another model."
             )
-        counts += found
+        counts += occurrences
         left -= len(ids[:left])
         if not left:
             break

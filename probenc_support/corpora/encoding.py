@@ -42,8 +42,8 @@ def encoded(
             plain = _without_special_tokens(
                 tokenizer.backend_tokenizer.to_str(), frozenset(_special_tokens(tokenizer))
             )
-            found = plain.encode(text, add_special_tokens=False)
-            ids, offsets = found.ids, found.offsets if ends else None
+            encoding = plain.encode(text, add_special_tokens=False)
+            ids, offsets = encoding.ids, encoding.offsets if ends else None
         else:
             if _names_a_special_token(tokenizer, text):
                 options["split_special_tokens"] = True

@@ -50,10 +50,10 @@ def text(corpus: str) -> str:
     Raises:
         InputError: no such corpus, or it has no text, or is no text.
     """
-    found = "".join(stream(corpus))
-    if not found.strip():
+    whole = "".join(stream(corpus))
+    if not whole.strip():
         raise InputError(f"The corpus {corpus} holds no text; name one that does.")
-    return found
+    return whole
 
 
 def documents(corpus: str) -> list[str]:
@@ -62,10 +62,10 @@ def documents(corpus: str) -> list[str]:
     Raises:
         InputError: no such corpus, or it has no text, or is no text.
     """
-    found = [document.strip() for document in stream(corpus)]
-    if not any(found):
+    parts = [document.strip() for document in stream(corpus)]
+    if not any(parts):
         raise InputError(f"The corpus {corpus} holds no text; name one that does.")
-    return [document for document in found if document]
+    return [document for document in parts if document]
 
 
 def stream(corpus: str) -> Iterator[str]:
@@ -81,12 +81,12 @@ def stream(corpus: str) -> Iterator[str]:
     """
     if corpus in built_in() and _path(corpus):
         warnings.warn(
-            f"The built-in corpus {corpus} is read, not the file or folder of that name here: "
+            f"The built-in corpus {corpus} is read, not the file or folder of that name here; "
             f"write ./{corpus} for the latter.",
             stacklevel=2,
         )
-    if (found := built_in_texts.documents(corpus)) is not None:
-        return _joined([document] for document in found)
+    if (own := built_in_texts.documents(corpus)) is not None:
+        return _joined([document] for document in own)
     if corpus.startswith("hf:"):
         return _joined([cell] for cell in _hub_documents(corpus))
     path = _path(corpus)
@@ -133,30 +133,30 @@ def _joined(documents: Iterable[Iterable[str]]) -> Iterator[str]:
         is_first = True
         for window in filter(str.strip, windows):
             is_long = not is_first or len(window) >= _WINDOW
-            found = separator + window if is_first else window
-            yield from _paragraphs(found) if is_long else [found]
+            text = separator + window if is_first else window
+            yield from _paragraphs(text) if is_long else [text]
             is_first, separator = False, "\n\n"
 
 
 def divisions(document: str) -> list[str]:
     """Paragraphs of a document, or lines where it is one paragraph; concatenated they are it."""
-    found = _paragraphs(document)
-    return found if len(found) > 1 else _lines(document)
+    paragraphs = _paragraphs(document)
+    return paragraphs if len(paragraphs) > 1 else _lines(document)
 
 
 def _paragraphs(document: str) -> list[str]:
     """Paragraphs of a text, each with the white space before it; long ones are divided further."""
-    found: list[str] = []
+    paragraphs: list[str] = []
     for paragraph in re.split(r"(?<=\S)(?=\s*?\n\s*?\n)", document):
-        found += [paragraph] if len(paragraph) <= _PARAGRAPH else _lines(paragraph)
-    return found
+        paragraphs += [paragraph] if len(paragraph) <= _PARAGRAPH else _lines(paragraph)
+    return paragraphs
 
 
 def _lines(paragraph: str) -> list[str]:
-    found: list[str] = []
+    lines: list[str] = []
     for line in re.split(r"(?<=\S)(?=\s*?\n)", paragraph):
-        found += [line] if len(line) <= 2 * _PARAGRAPH else _runs(line)
-    return found
+        lines += [line] if len(line) <= 2 * _PARAGRAPH else _runs(line)
+    return lines
 
 
 def _runs(line: str) -> list[str]:
@@ -176,14 +176,14 @@ def _files(path: Path) -> list[Path]:
     for file in named:
         if file.is_symlink() and not file.exists():
             raise InputError(f"{file} is a link to a file that is not there: mend or remove it.")
-    found = [file for file in named if file.is_file()]
-    if not found:
+    there = [file for file in named if file.is_file()]
+    if not there:
         others = sorted({file.suffix.lower() or "no suffix" for file in everything})
         raise InputError(
             f"The folder {path} holds no .txt, .md or .rst file"
             + (f" (what is there has {', '.join(others[:8])})." if others else ".")
         )
-    return found
+    return there
 
 
 def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
@@ -262,8 +262,8 @@ def _hub_documents(corpus: str) -> Iterator[str]:
     match = re.fullmatch(r"hf:([\w.-]+(?:/[\w.-]+){0,2}):([\w.\[\]%:+-]+):([\w.-]+)", corpus)
     if not match:
         raise InputError(
-            f"{corpus!r} is no data set of the hub; it reads hf:name/config:split:column, for "
-            "instance hf:Salesforce/wikitext/wikitext-2-raw-v1:validation:text."
+            f"{corpus!r} does not name a data set of the hub, as hf:name/config:split:column does, "
+            "for instance hf:Salesforce/wikitext/wikitext-2-raw-v1:validation:text."
         )
     name, split, column = match.groups()
     parts = name.split("/")

@@ -1,51 +1,49 @@
-"""When in training the encoding of frequency appears (section 5)."""
+"""When in training the encoding of frequency appears (section 5).
 
-from probenc_support.dynamics.behaviour import (
-    Behaviour,
-    shortened,
-    text_for,
-    unigram_divergence,
-    unigram_loss,
-)
+`early_frequency`, `emergence`, `rivals` and `tables` are imported by name.
+"""
+
+from probenc_support.dynamics.behaviour import Behaviour, unigram_divergence, unigram_loss
 from probenc_support.dynamics.convergence import (
     BODY,
     EMBEDDING,
-    FREQUENCY_PART,
-    REST,
     WHOLE,
     Convergence,
+    Distances,
     group_of,
-    split_distances,
 )
+from probenc_support.dynamics.cooccurrence import texts_read
 from probenc_support.dynamics.emergence import (
     FREQUENCY,
     KL,
     LOSS,
-    Ahead,
-    Dynamics,
-    by_frequency,
     by_length,
     emergence_table,
-    examples,
+    halfway_estimates,
     is_earliest,
-    learnt_at,
-    measure,
-    share_by,
-    thinned,
-    truncated_at,
+    over_runs,
 )
+from probenc_support.dynamics.evaluation_text import shortened, text_for, thinned
 from probenc_support.dynamics.frequency import (
     Frequencies,
+    counts_so_far,
+    frequencies,
+    read_counts,
+)
+from probenc_support.dynamics.frequency_fit import (
     FrequencyFit,
     bootstrap_r2_adj,
-    counts_so_far,
     fit_frequency,
-    frequencies,
     r2_of_text_so_far,
-    read_counts,
-    straight_line,
 )
-from probenc_support.dynamics.halfway_steps import Halfway, crossing, halfway, halfway_of
+from probenc_support.dynamics.frequency_part import FREQUENCY_PART, REST, split_distances
+from probenc_support.dynamics.halfway_steps import Estimate, crossing, halfway, share_by
+from probenc_support.dynamics.learnt_tokens import by_frequency, examples, learnt_at
+from probenc_support.dynamics.properties import token_properties
+from probenc_support.dynamics.run_dynamics import Dynamics, measure
+from probenc_support.dynamics.straight_line import Ahead, ahead_of, straight_line, straight_line_of
+from probenc_support.dynamics.unigram_phase import UnigramPhase
+from probenc_support.models.checkpoints import training_runs, training_speed
 
 __all__ = [
     "BODY",
@@ -59,10 +57,13 @@ __all__ = [
     "Ahead",
     "Behaviour",
     "Convergence",
+    "Distances",
     "Dynamics",
+    "Estimate",
     "Frequencies",
     "FrequencyFit",
-    "Halfway",
+    "UnigramPhase",
+    "ahead_of",
     "bootstrap_r2_adj",
     "by_frequency",
     "by_length",
@@ -74,19 +75,24 @@ __all__ = [
     "frequencies",
     "group_of",
     "halfway",
-    "halfway_of",
+    "halfway_estimates",
     "is_earliest",
     "learnt_at",
     "measure",
+    "over_runs",
     "r2_of_text_so_far",
     "read_counts",
     "share_by",
     "shortened",
     "split_distances",
     "straight_line",
+    "straight_line_of",
     "text_for",
+    "texts_read",
     "thinned",
-    "truncated_at",
+    "token_properties",
+    "training_runs",
+    "training_speed",
     "unigram_divergence",
     "unigram_loss",
 ]

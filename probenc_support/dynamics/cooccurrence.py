@@ -5,7 +5,9 @@ smoothing of Levy, Goldberg and Dagan (2015, TACL 3), and factorised: the leadin
 vectors are properties of tokens, several numbers each.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import accumulate
 from typing import Any, cast
 
@@ -39,17 +41,29 @@ class TextRead:
     """[n_steps] how many blocks had been read at each checkpoint, ascending."""
 
 
-def text_read(run: TrainingRun) -> TextRead | None:
-    """The training text of a run that was trained here; None where it cannot be had any more."""
+def texts_read(runs: Sequence[TrainingRun]) -> list[TextRead | None]:
+    """The training text of each of some runs that were trained here; None where it cannot be had
+    any more. It is prepared once for runs that have it in common."""
+    prepare = cache(_prepared)
+    return [_text_read(run, prepare) for run in runs]
+
+
+def _prepared(recipe: recipes.Recipe, corpus: str) -> training_text.Text | None:
+    try:
+        return training_text.prepare(recipe, corpus)
+    except InputError:
+        return None
+
+
+def _text_read(
+    run: TrainingRun, prepare: Callable[[recipes.Recipe, str], training_text.Text | None]
+) -> TextRead | None:
     record = checkpoints.record(run)
     if not record:
         return None
     recipe = recipes.Recipe(**record["recipe"])
-    try:
-        text = training_text.prepare(recipe, record["corpus"])
-    except InputError:
-        return None
-    if text.hash != record["text_hash"]:
+    text = prepare(recipe, record["corpus"])
+    if text is None or text.hash != record["text_hash"]:
         return None
     rows = [text.order(recipe, record["seed"], step) for step in range(run.steps[-1])]
     blocks = text.train[np.concatenate(rows)]
@@ -59,7 +73,7 @@ def text_read(run: TrainingRun) -> TextRead | None:
 def pairs(blocks: NDArray[np.int64], n_rows: int, *, window: int = WINDOW) -> Any:
     """[V, V] symmetric sparse counts of pairs at most `window` apart within blocks [n, T]."""
     shape = (n_rows, n_rows)
-    found = sparse.csr_array(shape, dtype=np.float64)
+    one_way = sparse.csr_array(shape, dtype=np.float64)
     length = blocks.shape[1]
     rows = max(1, _PIECE // length)
     for start in range(0, len(blocks), rows):
@@ -67,8 +81,8 @@ def pairs(blocks: NDArray[np.int64], n_rows: int, *, window: int = WINDOW) -> An
         for gap in range(1, min(window, length - 1) + 1):
             left, right = piece[:, :-gap].ravel(), piece[:, gap:].ravel()
             ones = np.ones(len(left))
-            found = found + sparse.coo_array((ones, (left, right)), shape=shape).tocsr()
-    return found + found.T
+            one_way = one_way + sparse.coo_array((ones, (left, right)), shape=shape).tocsr()
+    return one_way + one_way.T
 
 
 def ppmi(counts: Any, *, smoothing: float = 0.75) -> Any:
@@ -83,9 +97,9 @@ def ppmi(counts: Any, *, smoothing: float = 0.75) -> Any:
     log_word = np.log(by_word[row] / by_word.sum())
     log_context = np.log(by_context[column] / by_context.sum())
     values = np.maximum(log_p - log_word - log_context, 0.0)
-    found = sparse.coo_array((values, table.coords), shape=table.shape).tocsr()
-    found.eliminate_zeros()
-    return found
+    information = sparse.coo_array((values, table.coords), shape=table.shape).tocsr()
+    information.eliminate_zeros()
+    return information
 
 
 @dataclass(frozen=True)
@@ -115,8 +129,8 @@ def factors(read: TextRead, n_rows: int, tokens: NDArray[np.int64], *, k: int = 
     rng = np.random.default_rng(0)
     left, _, right = svds(whole, k=k, v0=rng.normal(size=n_rows))
     vectors = left[tokens] - left[tokens].mean(0)
-    found = [r2_on(vectors, np.asarray(ppmi(part) @ right.T)[tokens]) for part in so_far]
-    return Factors(cast(Array, left), np.array([float(r2.mean()) for r2 in found]))
+    r2 = [r2_on(vectors, np.asarray(ppmi(part) @ right.T)[tokens]) for part in so_far]
+    return Factors(cast(Array, left), np.array([float(columns.mean()) for columns in r2]))
 
 
 def r2_on(Y: Array, X: Array) -> Array:

@@ -1,23 +1,17 @@
-"""Token frequency in a corpus, and its log-linear fit on the output embedding (section 5)."""
+"""How often each token occurs in the text that a model was trained on (section 5)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 import numpy as np
-import pandas as pd
-import torch
 from numpy.typing import NDArray
-from scipy import stats
-from torch import Tensor
 
 from probenc_support import corpora
-from probenc_support.dynamics import ceilings
 from probenc_support.errors import InputError
 from probenc_support.models import checkpoints, recipes
 from probenc_support.models.checkpoints import TrainingRun
-from probenc_support.regression import Design, LinearFit, out_of_fold
 
 Array = NDArray[np.float64]
 
@@ -121,86 +115,3 @@ def counts_so_far(run: TrainingRun) -> NDArray[np.int64] | None:
     rows = recipes.Recipe(**record["recipe"]).checkpoints
     table = np.load(path, allow_pickle=False)
     return cast(NDArray[np.int64], table[[rows.index(step) for step in run.steps]])
-
-
-def r2_of_text_so_far(run: TrainingRun, known: Frequencies) -> Array | None:
-    """[n_steps] how well the counts of the text read until each checkpoint tell -log frequency.
-
-    What a model could know at best, had it counted, see `ceilings.countable`. None where only the
-    total is known.
-    """
-    counts = counts_so_far(run)
-    return None if counts is None else ceilings.countable(known.y, counts[:, known.tokens])
-
-
-@dataclass(frozen=True)
-class FrequencyFit:
-    """The fit of -log frequency on E at one checkpoint."""
-
-    step: int
-    fit: LinearFit
-    spearman: float
-    """Rank correlation of the true values with those fitted without the token (five folds)."""
-    r2_adj_shuffled: Array
-    """[n_shuffles] adjusted R^2 for counts in random order: the control."""
-    predicted: NDArray[np.float32]
-    """[n_seen] fitted values, in nats, of the fit to all tokens."""
-
-
-def fit_frequency(
-    E: Tensor, frequencies: Frequencies, *, step: int = 0, n_shuffles: int = 20, seed: int = 0
-) -> FrequencyFit:
-    """Regression of -log frequency on E [V, d], over the tokens that occur.
-
-    Raises:
-        InputError: fewer tokens occur than E has dimensions, or all equally often.
-    """
-    rows = E[torch.from_numpy(frequencies.tokens)]
-    design = Design.of(rows)
-    y = frequencies.y
-    fit = design.fit(y)
-    rng = np.random.default_rng(seed)
-    shuffled = np.stack([rng.permutation(y) for _ in range(n_shuffles)], axis=1)
-    fitted = out_of_fold(design, y, n_folds=5, seed=seed)
-    return FrequencyFit(
-        step=step,
-        fit=fit,
-        spearman=float(stats.spearmanr(fitted, y).statistic),
-        r2_adj_shuffled=design.fit_many(shuffled).r2_adj,
-        predicted=fit.predict(rows).astype(np.float32),
-    )
-
-
-def straight_line(
-    first: Tensor, final: Tensor, frequencies: Frequencies, *, n: int = 21
-) -> pd.DataFrame:
-    """The frequency fit along the straight line from the first E [V, d] to the final one.
-
-    A control for the measure itself: R^2 depends on the direction of what was learnt more than on
-    its size, so it rises early on any path. Only where training is ahead of this line has frequency
-    come before the rest of E. Columns: distance (1 to 0, as `Convergence.distance`), r2_adj.
-    """
-    shares = np.linspace(0.0, 1.0, n)
-    y, tokens = frequencies.y, torch.from_numpy(frequencies.tokens)
-    first, final = first[tokens].double(), final[tokens].double()
-    r2_adj = [Design.of(first + s * (final - first)).fit_many(y).r2_adj[0] for s in shares]
-    return pd.DataFrame({"distance": 1.0 - shares, "r2_adj": r2_adj})
-
-
-def bootstrap_r2_adj(
-    fits: Sequence[FrequencyFit], y: Array, *, n_replicates: int = 400, seed: int = 0
-) -> Array:
-    """[n_replicates, n_steps] adjusted R^2 over tokens drawn with replacement.
-
-    The draws are common to all checkpoints, and the slopes are kept: with many times more tokens
-    than dimensions, what varies is which tokens are judged.
-    """
-    rng = np.random.default_rng(seed)
-    n, d = len(y), len(fits[0].fit.slopes)
-    residuals = np.stack([(y - f.predicted) ** 2 for f in fits], axis=1)
-    replicates = np.empty((n_replicates, len(fits)))
-    for i in range(n_replicates):
-        weights = np.bincount(rng.integers(n, size=n), minlength=n).astype(np.float64)
-        total = weights @ y**2 - (weights @ y) ** 2 / n
-        replicates[i] = 1.0 - (weights @ residuals) / total * (n - 1) / (n - d - 1)
-    return replicates

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from probenc_support import models
 from probenc_support.corpora import TokenBlocks
-from probenc_support.head import Head
-from probenc_support.inference import Detection, evenly
+from probenc_support.dynamics import resampling
+from probenc_support.dynamics.predictions import Predictions
+from probenc_support.inference import Detection
 from probenc_support.precision import wide
 
 Array = NDArray[np.float64]
@@ -42,15 +43,14 @@ class FunctionDistance:
 class Final:
     """The final model on fixed text, as the others are measured by it."""
 
-    head: Head
+    predictions: Predictions
+    """At the positions that are judged."""
     chosen: Tensor
-    """[n] positions that are judged, evenly spread over the text."""
-    h: Tensor
-    """[n, d] hidden states at them."""
-    z: Tensor
-    """[n] log-partition."""
+    """[n] these positions."""
     group: Tensor
     """[n] group of documents of each."""
+    n_groups: int
+    """Groups of documents in the whole text."""
     layers: dict[str, Tensor]
     """[n, d] hidden states after each layer."""
 
@@ -58,56 +58,51 @@ class Final:
     def of(
         cls,
         lm: models.LanguageModel,
-        found: Detection,
+        detection: Detection,
+        predictions: Predictions,
         blocks: TokenBlocks,
-        *,
-        n_positions: int = 2048,
+        chosen: Tensor,
     ) -> "Final":
-        """From the last checkpoint and its pass over the text."""
-        chosen = evenly(found.n_positions, min(n_positions, found.n_positions))
-        return cls(
-            head=lm.head,
-            chosen=chosen,
-            h=found.h[chosen],
-            z=found.z[chosen],
-            group=found.group[chosen],
-            layers=layer_states(lm, blocks, chosen),
-        )
+        """From the last checkpoint and its pass over the text.
+
+        Args:
+            predictions: the model's at the positions `chosen` [n] of the text.
+        """
+        layers = layer_states(lm, blocks, chosen)
+        return cls(predictions, chosen, detection.group[chosen], detection.n_groups, layers)
 
     def compare(
-        self, lm: models.LanguageModel, found: Detection, blocks: TokenBlocks, *, step: int = 0
+        self,
+        lm: models.LanguageModel,
+        predictions: Predictions,
+        blocks: TokenBlocks,
+        *,
+        step: int = 0,
     ) -> FunctionDistance:
-        """Measures a checkpoint of the same run by its own pass over the same text."""
-        theirs = found.h[self.chosen], found.z[self.chosen]
-        kl = divergence((self.head, self.h, self.z), (lm.head, *theirs))
-        n_groups = found.n_groups
-        sums = torch.zeros(n_groups, dtype=torch.float64).index_add_(0, self.group, kl)
+        """Measures a checkpoint of the same run by its predictions at the same positions."""
+        kl = divergence(self.predictions, predictions)
+        sums = torch.zeros(self.n_groups, dtype=torch.float64).index_add_(0, self.group, kl)
         layers = layer_states(lm, blocks, self.chosen)
         return FunctionDistance(
             step=step,
             kl=float(kl.mean()),
             kl_sums=sums.numpy(),
-            sizes=torch.bincount(self.group, minlength=n_groups).double().numpy(),
+            sizes=torch.bincount(self.group, minlength=self.n_groups).double().numpy(),
             cka={name: cka(states, layers[name]) for name, states in self.layers.items()},
         )
 
 
-@torch.inference_mode()
-def divergence(one: tuple[Head, Tensor, Tensor], other: tuple[Head, Tensor, Tensor]) -> Tensor:
-    """[n] float64 KL(one || other) of the predictions at each position, in nats.
+def divergence(one: Predictions, other: Predictions) -> Tensor:
+    """[n] float64 KL(one || other) at each position, in nats, at least 0.
 
     Args:
-        one: head, hidden states [n, d] and log-partition [n] of a model.
-        other: the same of another one with the same V; its d may differ.
+        other: of a model with the same V at the same positions; its d may differ.
     """
-    (head, h, z), (head2, h2, z2) = one, other
-    parts = []
-    rows = max(1, 2**21 // head.V)
-    for some in torch.arange(len(h)).split(rows):
-        log_p = head.logits(h[some].to(head.E)) - z[some, None].to(head.E)
-        log_q = head2.logits(h2[some].to(head2.E)) - z2[some, None].to(head2.E)
-        parts.append(wide(torch.linalg.vecdot(log_p.exp(), log_p - log_q.to(log_p))).cpu())
-    return torch.cat(parts).clamp(min=0.0)
+    pieces = [
+        wide(torch.linalg.vecdot(log_p.exp(), log_p - log_q.to(log_p))).cpu()
+        for log_p, log_q in zip(one.log_p(), other.log_p(), strict=True)
+    ]
+    return torch.cat(pieces).clamp(min=0.0)
 
 
 def cka(X: Tensor, Y: Tensor) -> float:
@@ -151,8 +146,5 @@ def draws_of_means(sums: Array, sizes: Array, *, n_replicates: int = 400, seed: 
     Args:
         sums: [n_steps, G] sums over the positions of each group; sizes: [G] positions of each.
     """
-    rng = np.random.default_rng(seed)
-    G = len(sizes)
-    drawn = [np.bincount(rng.integers(G, size=G), minlength=G) for _ in range(n_replicates)]
-    weights = np.array(drawn, dtype=np.float64)
+    weights = resampling.with_the_sample(len(sizes), n_replicates, seed=seed)[1:]
     return (weights @ sums.T) / (weights @ sizes)[:, None]

@@ -40,21 +40,62 @@ def first_at(level: float, curve: Array, along: Array) -> float:
     return float(along[i - 1] + share * (along[i] - along[i - 1]))
 
 
+def share_by(step: float, steps: Sequence[int], curve: Array) -> float:
+    """Share of a curve's way from its first to its last value that lies behind it at a step.
+
+    Interpolated over log(1 + step); 0 at the first step, 1 at the last.
+    """
+    done = (curve[0] - curve) / (curve[0] - curve[-1])
+    return float(np.interp(np.log1p(step), np.log1p(steps), done))
+
+
+def halfway_draws(steps: Sequence[int], curves: Array) -> Array:
+    """[B] half-way steps of the curves [B, n_steps] of so many draws."""
+    return np.array([halfway(steps, curve) for curve in curves])
+
+
 @dataclass(frozen=True)
-class Halfway:
-    """When something was half-way to where it ended."""
+class Estimate:
+    """A value with the 95 % percentile interval of its draws.
 
-    name: str
-    step: float
+    `regression.Interval` shifts the percentiles by the mean difference of draws and estimate,
+    because text drawn with replacement makes R^2 smaller. Here the tokens or documents that are
+    drawn only weigh what was measured already, so the percentiles stay as they are.
+    """
+
+    value: float
     low: float
-    """Lower end of the 95 % bootstrap interval."""
+    """Lower end of the interval."""
     high: float
-    """Upper end of the same."""
+    """Upper end of the interval."""
 
+    @classmethod
+    def of(cls, value: float, draws: Array) -> "Estimate":
+        """From a value and its draws [B], of which those that are not finite are left out."""
+        known = draws[np.isfinite(draws)]
+        low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (math.nan, math.nan)
+        return cls(value, float(low), float(high))
 
-def halfway_of(name: str, steps: Sequence[int], curve: Array, replicates: Array) -> Halfway:
-    """The half-way step of a curve [n_steps] with the interval of its replicates [B, n_steps]."""
-    values = [halfway(steps, replicate) for replicate in replicates]
-    known = [value for value in values if not math.isnan(value)] or [math.nan]
-    low, high = np.quantile(known, [0.025, 0.975])
-    return Halfway(name, halfway(steps, curve), float(low), float(high))
+    @classmethod
+    def mean_of_runs(cls, values: Sequence[float], draws: Sequence[Array]) -> "Estimate":
+        """The mean over runs, from one value a run and the draws [B] of each."""
+        return cls.of(float(np.mean(values)), np.mean(draws, axis=0))
+
+    @classmethod
+    def unknown(cls) -> "Estimate":
+        """What could not be measured: not a number, without an interval."""
+        return cls(math.nan, math.nan, math.nan)
+
+    @property
+    def known(self) -> bool:
+        """Whether it could be measured."""
+        return math.isfinite(self.value)
+
+    def metrics(self, name: str) -> dict[str, float]:
+        """The value and its ends under `name`, `name_low` and `name_high`; empty if not known."""
+        if not self.known:
+            return {}
+        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f})"

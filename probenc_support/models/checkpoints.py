@@ -1,7 +1,7 @@
 """The checkpoints of a training run: in a folder, on the hub, or of a model that is trained here.
 
-What is read is as little as will do: for the output embedding of a checkpoint on the hub, the
-bytes of that one tensor.
+Nothing is read that is not needed: where only the output embedding of a checkpoint on the hub is
+asked for, only the bytes of that tensor are fetched.
 """
 
 import hashlib
@@ -77,23 +77,34 @@ class TrainingRun:
         return runtime.load_tokenizer(folder)
 
     def load(
-        self, step: int, *, device: str = "auto", dtype: str = "auto", first_token: str = "auto"
+        self,
+        step: int,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        first_token: str = "auto",
+        probe: bool = True,
     ) -> language_model.LanguageModel:
-        """The model as it was at a step."""
+        """The model as it was at a step; for the options see `models.load`."""
         return loading.load(
             self.source,
             revision=self.revisions[step],
             device=device,
             dtype=dtype,
             first_token=first_token,
+            probe=probe,
         )
 
     def weights(self, step: int) -> dict[str, Tensor]:
-        """All trained tensors of a checkpoint by name, float32; buffers are left out."""
-        found = files.read(self.folder(step))
-        if not found:
+        """All trained tensors of a checkpoint by name, float32; buffers are left out.
+
+        Raises:
+            InputError: there are none, or their file is damaged.
+        """
+        tensors = files.read(self.folder(step))
+        if not tensors:
             raise InputError(f"{self.name} has no weights at step {step}.")
-        return {name: tensor.float() for name, tensor in found.items()}
+        return {name: tensor.float() for name, tensor in tensors.items()}
 
     def embedding(self, step: int) -> Tensor:
         """E [V, d] of a checkpoint, float32; of a safetensors file, only its bytes are fetched."""
@@ -144,20 +155,58 @@ def training_run(
     return _run(name, source, _hub_revisions(source), local=False)
 
 
+def training_runs(
+    name: str,
+    wanted: str = "auto",
+    *,
+    revision: str = "",
+    seed: int = 0,
+    n_seeds: int = 1,
+    device: str = "auto",
+) -> list[TrainingRun]:
+    """The runs of a model with the checkpoints that are wanted, one for each seed that there is.
+
+    Args:
+        name, revision, device: see `training_run`.
+        wanted: see `choose_steps`.
+        seed, n_seeds: see `seeds`.
+
+    Raises:
+        InputError: see `training_run` and `choose_steps`.
+    """
+    runs = [
+        training_run(name, revision=revision, seed=each, device=device)
+        for each in seeds(name, seed, n_seeds)
+    ]
+    return [choose_steps(run, wanted) for run in runs]
+
+
+def training_speed(runs: Sequence[TrainingRun]) -> dict[str, float]:
+    """Mean seconds and tokens a second of training here, as metrics; empty where a run was trained
+    elsewhere."""
+    records = [record(run) for run in runs]
+    if not all(records):
+        return {}
+    return {
+        "training_seconds": float(np.mean([r["seconds"] for r in records])),
+        "training_tokens_per_second": float(np.mean([r["tokens"] / r["seconds"] for r in records])),
+    }
+
+
 def record(run: TrainingRun) -> dict[str, Any]:
     """What training here left about a run (see `training.record`); empty for any other run.
 
-    A file of that name that tells no recipe is somebody else's.
+    A file `training.json` without a recipe was not written here, and counts as none.
     """
     if not run.local or not (Path(run.source) / "training.json").is_file():
         return {}
-    found = training.record(Path(run.source))
-    return found if "recipe" in found else {}
+    written = training.record(Path(run.source))
+    return written if "recipe" in written else {}
 
 
 def seeds(name: str, first: int, count: int) -> list[int]:
-    """Seeds of the runs that there are of a model: as many as one wants where it is trained here,
-    else the one that was trained elsewhere."""
+    """Seeds of the runs that there are of a model: `count` of them from `first` on where it is
+    trained here, else one, since a model from elsewhere has the run that it has."""
     entry, _ = roster.roster_entry(name)
     here = entry is not None and entry.source.startswith("trained:")
     return list(range(first, first + count)) if here else [first]
@@ -168,8 +217,8 @@ def _run(name: str, source: str, revisions: Sequence[str], *, local: bool) -> Tr
     # A run in several stages counts its steps anew in each: the first stage is the long one.
     first_stage = [revision for revision in revisions if revision.startswith("stage1-")]
     for revision in first_stage or revisions:
-        if found := re.search(r"(?:step|checkpoint|iter)[-_]?(\d+)", revision):
-            by_step.setdefault(int(found[1]), revision)
+        if step := re.search(r"(?:step|checkpoint|iter)[-_]?(\d+)", revision):
+            by_step.setdefault(int(step[1]), revision)
     if len(by_step) < 3:
         raise InputError(
             f"{name} has {len(by_step)} checkpoints named step<n> or checkpoint-<n>, and training "
@@ -233,9 +282,9 @@ def distinct(
 ) -> tuple[TrainingRun, dict[int, int]]:
     """A run without the checkpoints that repeat the weights of another one.
 
-    Published runs have had branches that all hold the final weights. Which step such weights are
-    of cannot be told from them, so of equal checkpoints one is kept: the last step of the run where
-    it is among them, else the earliest.
+    In some published runs, branches of several steps all hold the final weights. The weights do not
+    show which step they belong to, so one of several equal checkpoints is kept: the last step of
+    the run if it is among them, else the earliest.
 
     Args:
         embedding_only: compare E alone, where nothing else is fetched.
@@ -269,11 +318,11 @@ def distinct(
     return run.select(set(run.steps) - set(repeats)), dict(sorted(repeats.items()))
 
 
-def _digest(found: dict[str, Tensor]) -> str:
+def _digest(tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
-    for name in sorted(found):
+    for name in sorted(tensors):
         digest.update(name.encode())
-        digest.update(found[name].contiguous().numpy().tobytes())
+        digest.update(tensors[name].contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -334,8 +383,8 @@ def _fetched_embedding(hub_id: str, folder: Path, revision: str) -> Tensor:
         path = f"{hub_id}@{revision}/{file}"
         if file is not None and remote.exists(path):
             with remote.open(path, "rb", block_size=2**20) as stream:
-                if (found := read_tensor(stream, wanted)) is not None:
-                    return found
+                if (E := read_tensor(stream, wanted)) is not None:
+                    return E
     except Exception as error:
         raise InputError(hub.hub_message(error, hub_id, revision)) from error
     # An early checkpoint may exist as a pickle only, of which no part can be had.

@@ -82,8 +82,8 @@ def _revision_folder(path: Path, revision: str) -> Path:
 
 def revisions(path: Path) -> list[str]:
     """Names of the revisions that lie in a folder, in order of the numbers in their names."""
-    found = [p.parent.name for p in path.glob("*/config.json")]
-    return sorted(found, key=lambda name: ([int(n) for n in re.findall(r"\d+", name)], name))
+    folders = [p.parent.name for p in path.glob("*/config.json")]
+    return sorted(folders, key=lambda name: ([int(n) for n in re.findall(r"\d+", name)], name))
 
 
 def _trained(name: str, seed: int, revision: str) -> Path:

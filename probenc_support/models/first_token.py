@@ -33,8 +33,8 @@ def first_token_id(vocabulary: Vocabulary, wanted: str, name: str) -> int | None
         return None
     if wanted != "auto":
         by_piece = {piece: token for token, piece in vocabulary.pieces.items()}
-        found = by_piece.get(wanted)
-        return vocabulary.id_of(wanted, of=name) if found is None else found
+        token = by_piece.get(wanted)
+        return vocabulary.id_of(wanted, of=name) if token is None else token
     before = _put_before(vocabulary.tokenizer)
     if len(before) > 1:
         pieces = ", ".join(repr(vocabulary.pieces.get(token, "?")) for token in before)

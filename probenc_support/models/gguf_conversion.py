@@ -1,9 +1,9 @@
 """GGUF files as safetensors folders of the cache, converted once and checked.
 
 Reading GGUF takes transformers ten times longer than reading safetensors, and every notebook would
-pay that again. What transformers passes over in silence is refused here: tensors that the file
-lacks (it fills them with random numbers), one part of a file in several, and a tokenizer whose rule
-of splitting text is not known.
+pay that again. Files that transformers would read wrongly without a word are refused here: those
+that lack tensors (which it fills with random numbers), those that are one part of several, and
+those whose tokenizer splits text by an unknown rule.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ from probenc_support.errors import InputError
 from probenc_support.models.runtime import check_loaded, first_line, quiet
 
 _VERSION = 3
-"""Raise it when the conversion changes, so that folders made before are not read again."""
+"""Increase it when the conversion changes, so that folders made before are not used any more."""
 
 
 _CONTROL, _USER_DEFINED = 3, 4
@@ -161,7 +161,7 @@ def _facts(path: Path) -> dict[str, Any]:
 
 
 _WHOLE = {"F64", "F32", "F16", "BF16"}
-"""Types of tensors that hold a number each, in place of a few bits and a scale for a block."""
+"""Types of tensors that are not quantised: each weight is a number of 16 bits or more."""
 
 
 def stored_as(sizes: dict[str, int], types: dict[str, str]) -> str:

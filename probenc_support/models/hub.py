@@ -11,15 +11,15 @@ CONFIG_PATTERNS = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
 
 
 CODE_PATTERNS = ("*.py",)
-"""What a model brings to be run, fetched only for who asks for it."""
+"""Code that a model's repository brings, fetched only where it was asked for."""
 
 
 def model_folder(hub_id: str, revision: str, *, trust_remote_code: bool = False) -> Path:
     """Downloads (or finds in the hub's cache) configuration, tokenizer and weights of a model.
 
-    Of the weights, one format: the files that transformers would read, named by their index where
-    they are in parts. What else lies in the repository (checkpoints in folders, other formats) is
-    left there.
+    The weights are fetched in one format: the files that transformers would read, which an index
+    names where they are in parts. Nothing else of the repository is fetched, such as checkpoints
+    in folders and other formats.
 
     Raises:
         InputError: see `download`, or there are no weights in a format that is read.
@@ -76,7 +76,7 @@ def hub_message(error: Exception, hub_id: str, revision: str) -> str:
     if status is not None:
         return f"The hub answered {status} for {hub_id}{at}; try again in a few minutes."
     if isinstance(error, errors.HFValidationError):
-        return f"{hub_id!r} is no valid hub id; it reads owner/name."
+        return f"{hub_id!r} is not a valid hub id, which has the form owner/name."
     if isinstance(error, OSError) and "onsistency check" in str(error):
         return (
             f"A file of {hub_id}{at} arrived incomplete; nothing of it was kept: run again to "

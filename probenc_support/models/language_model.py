@@ -18,7 +18,8 @@ from probenc_support.head import Head
 from probenc_support.models.vocabulary import Vocabulary
 
 WORSE_BY = 0.5
-"""Nats a token by which a choice of first token must be worse to be warned of."""
+"""How much worse, in nats a token, the chosen first token must be than the best one before the
+person is warned."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class FirstTokenProbe:
 
     @property
     def warning(self) -> str:
-        """What to tell the person; empty where the choice is not the worse by far."""
+        """A warning for the person; empty unless another choice is better by `WORSE_BY`."""
         worse = self.losses[self.chosen] - self.losses[self.best]
         if worse < WORSE_BY:
             return ""
@@ -181,8 +182,8 @@ def hidden_states(lm: LanguageModel, input_ids: Tensor) -> Tensor:
 def logits(lm: LanguageModel, input_ids: Tensor) -> Tensor:
     """[B, T, V] logits of the model's own forward pass, as it stands; input_ids as above."""
     ids = with_first_token(lm, input_ids)
-    found: Tensor = lm.model(input_ids=ids.to(_reads_at(lm)), use_cache=False).logits
-    return found[:, ids.shape[1] - input_ids.shape[1] :]
+    scores: Tensor = lm.model(input_ids=ids.to(_reads_at(lm)), use_cache=False).logits
+    return scores[:, ids.shape[1] - input_ids.shape[1] :]
 
 
 def _reads_at(lm: LanguageModel) -> torch.device:
@@ -203,7 +204,7 @@ def _body(model: PreTrainedModel) -> Callable[..., Any]:
 
 
 def overflow(lm: LanguageModel) -> str:
-    """What to say where a model's hidden states or logits are infinite or no numbers."""
+    """The message for a model whose hidden states or logits are infinite or not numbers."""
     half = lm.dtype == torch.float16
     return (
         f"{lm.name} gives numbers that are not finite in {str(lm.dtype).removeprefix('torch.')}: "

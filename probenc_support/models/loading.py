@@ -20,6 +20,7 @@ def load(
     dtype: str = "auto",
     first_token: str = "auto",
     trust_remote_code: bool = False,
+    probe: bool = True,
 ) -> LanguageModel:
     """Loads a model by roster name, hub id, folder or `.gguf` file, and checks it (see `wrap`).
 
@@ -29,9 +30,11 @@ def load(
         device: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, `mps`.
         dtype: `auto` (bfloat16 on a GPU, float32 else), `float32`, `float64`, `bfloat16`,
             `float16`. Head arithmetic is float32 in every case.
-        first_token: what the model reads before every text, at no position of its own: `auto`
-            (what the tokenizer puts there by default, else nothing), `none`, or a token.
-        trust_remote_code: run code that the model's repository brings. Off unless asked by name.
+        first_token: what the model reads before every text, which does not count as a position:
+            `auto` (what the tokenizer puts there by default, else nothing), `none`, or a token.
+        trust_remote_code: run code that comes with the model's repository; off by default.
+        probe: try on a text whether the first token helps, see `probe_first_token`; at each of the
+            many checkpoints of one run that would cost time and tell nothing.
 
     Raises:
         InputError: no such model, it cannot be fetched or read, or it fails a check.
@@ -48,6 +51,8 @@ def load(
         weights_hash=weights.weights_hash(folder),
         first_token=first_token,
     )
+    if not probe:
+        return lm
     lm = replace(lm, probe=probe_first_token(lm))
     if lm.probe and lm.probe.warning:
         print(lm.probe.warning, file=sys.stderr)

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 VERSION = 3
-"""Raise it when a model is trained on other text or in another way, so that none from before is
-taken for it. From 2 on, whole documents are held out; from 3 on, those that their text decides."""
+"""Increase it when models are trained on other text or in another way, so that models trained
+before are not taken for new ones. From 2 on, whole documents are held out; from 3 on, the text of a
+document decides whether it is."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class Recipe:
     """Of matrices; norms and biases have none."""
     dropout: float = 0.0
     dense: int = 0
-    """Every second step up to this one is kept besides: what comes first is decided there, and
-    between 16 and 32 Pythia keeps nothing."""
+    """Every second step up to this one is kept as well: the order in which things are learnt is
+    decided there, and Pythia keeps nothing between 16 and 32."""
 
     @property
     def tokens(self) -> int:

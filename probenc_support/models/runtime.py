@@ -1,4 +1,4 @@
-"""Loads a model folder with transformers, and refuses what transformers would pass over."""
+"""Loads a model folder with transformers, and refuses what transformers would only warn of."""
 
 import contextlib
 import logging
@@ -30,13 +30,13 @@ def resolve_device(device: str) -> torch.device:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        found = torch.device(device)
-        torch.empty(1, device=found)
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError) as error:
         raise InputError(
-            f"device {device!r} is not to be had on this machine; use auto or cpu."
+            f"This machine has no device {device!r} that torch can use; choose auto or cpu."
         ) from error
-    return found
+    return chosen
 
 
 DTYPES = {
@@ -99,10 +99,10 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrain
     """
     try:
         with quiet():
-            found: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+            loaded: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except Exception as error:
         raise InputError(load_message(error, folder, what="tokenizer")) from error
-    tokenizer: PreTrainedTokenizerBase = found
+    tokenizer: PreTrainedTokenizerBase = loaded
     return tokenizer
 
 
@@ -146,8 +146,8 @@ def check_loaded(report: Mapping[str, Any], where: Path) -> None:
         )
 
 
-def _names(found: Any) -> list[str]:
-    return sorted(each if isinstance(each, str) else str(each[0]) for each in found or ())
+def _names(keys: Any) -> list[str]:
+    return sorted(each if isinstance(each, str) else str(each[0]) for each in keys or ())
 
 
 def check_tied(folder: Path) -> None:
@@ -164,8 +164,8 @@ def check_tied(folder: Path) -> None:
     inputs = next((name for name in names.inputs if name in there), "")
     if not head or not inputs:
         return
-    found = weights.read(folder, (head, inputs))
-    if not torch.equal(found[head], found[inputs]):
+    embeddings = weights.read(folder, (head, inputs))
+    if not torch.equal(embeddings[head], embeddings[inputs]):
         raise InputError(
             f"config.json in {folder} ties the output embedding to the input embedding, but its "
             "weights hold two different ones: set tie_word_embeddings to false there, or fetch "
@@ -192,15 +192,15 @@ def load_message(error: Exception, folder: Path, *, what: str = "model") -> str:
             f"The {what} in {folder} needs the package {package}, which is not installed: "
             f"pip install {package}"
         )
-    if found := re.search(r"model type [`'\"]?([\w.-]+)[`'\"]? but", text):
+    if kind := re.search(r"model type [`'\"]?([\w.-]+)[`'\"]? but", text):
         return (
-            f"{folder} is a model of type {found[1]}, which the installed transformers does not "
+            f"{folder} is a model of type {kind[1]}, which the installed transformers does not "
             "know: pip install --upgrade transformers, or name another model."
         )
-    if found := re.search(r"upgrade torch to at least v?([\d.]*\d)", text):
+    if release := re.search(r"upgrade torch to at least v?([\d.]*\d)", text):
         return (
             f"The weights in {folder} are pickles, which the installed transformers reads with "
-            f"torch {found[1]} or newer only: pip install --upgrade torch, or save the model as "
+            f"torch {release[1]} or newer only: pip install --upgrade torch, or save the model as "
             "safetensors."
         )
     if "trust_remote_code" in text:
@@ -222,8 +222,8 @@ def _missing_package(error: BaseException | None) -> str:
         text = str(error)
         if isinstance(error, ModuleNotFoundError) and error.name:
             return error.name.split(".")[0]
-        if found := re.search(r"packages that were not found in your environment: ([\w.-]+)", text):
-            return found[1]
+        if named := re.search(r"packages that were not found in your environment: ([\w.-]+)", text):
+            return named[1]
         asks = isinstance(error, ImportError) or re.search(r"install|not found|required", text)
         for word, package in _INSTALLS.items():
             if asks and re.search(rf"\b{word}\b", text, re.IGNORECASE) and not _installed(word):

@@ -3,7 +3,7 @@
 Architecture, initialisation, optimiser, schedule shape and the names of the checkpoints follow
 Pythia (Biderman et al. 2023, arXiv 2304.01373): parallel blocks, rotary positions, an untied head,
 AdamW, warm-up and cosine decay, checkpoints at steps 0, 1, 2, 4, ... 512 and evenly from there on.
-Nano keeps every second step up to 64 besides, as what comes first is decided there.
+Nano keeps every second step up to 64 as well, since what is learnt first is decided there.
 """
 
 import argparse
@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import json
 import math
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -38,9 +37,11 @@ from probenc_support.models.training_text import (
     held_out,
     prepare,
 )
+from probenc_support.progress import Progress
 
 _HEAD_LOGITS = {"cpu": 2**22, "cuda": 2**28}
-"""Logits held at a time: they are the largest array of a step. On a CPU they stay in its cache."""
+"""Logits that are held at a time, since those of all positions would be the largest array of a
+step. On a CPU, so few stay in its cache."""
 
 
 def new_model(recipe: Recipe, seed: int) -> GPTNeoXForCausalLM:
@@ -148,7 +149,7 @@ class _Run:
         self.seconds += time.perf_counter() - begun
 
     def keep(self) -> None:
-        """Writes the weights as a folder `step<n>`, then what a resumed run needs besides."""
+        """Writes the weights as a folder `step<n>`, then what else a resumed run needs."""
         with cache.atomic_path(self.folder / f"step{self.step}") as folder:
             with runtime.quiet():
                 self.model.save_pretrained(folder)
@@ -274,26 +275,30 @@ def train(
 
 def _to_the_end(run: _Run, progress: bool) -> None:
     run.resume()
-    report = _Progress(run) if progress else None
-    with _deterministic(run.device):
+    recipe = run.recipe
+    a_step = recipe.batch_size * recipe.sequence_length
+    what = f"training {recipe.name} (seed {run.seed})"
+    bar = Progress(what, recipe.tokens, "tokens", shown=progress)
+    with _deterministic(run.device), bar as so_far:
+        so_far.skip(run.step * a_step)
         if run.step == 0:
             run.keep()
-        while run.step < run.recipe.steps:
+        while run.step < recipe.steps:
             run.advance()
-            if run.step in run.recipe.checkpoints:
+            if run.step in recipe.checkpoints:
                 run.keep()
-            if report:
-                report(run)
+            loss = np.mean(run.losses[-10:])
+            so_far.advance(a_step, f"step {run.step} of {recipe.steps}, loss {loss:.2f} nats")
     run.finish()
 
 
 def _check_same(folder: Path, recipe: Recipe, text: Text, seed: int) -> None:
-    """A folder belongs to one run: resuming another one in it would mix two models."""
+    """Refuses a folder of another run, since resuming there would mix two models."""
     mine = {"recipe": asdict(recipe), "text": text.hash, "seed": seed, "version": VERSION}
     path = folder / "recipe.json"
     if not path.is_file():
-        found = folder.iterdir() if folder.is_dir() else ()
-        if any(not path.name.startswith(".tmp-") for path in found):
+        there = folder.iterdir() if folder.is_dir() else ()
+        if any(not path.name.startswith(".tmp-") for path in there):
             raise InputError(
                 f"{folder} holds files that no training run of this project wrote: name another "
                 "folder, which may be new or empty."
@@ -304,28 +309,6 @@ def _check_same(folder: Path, recipe: Recipe, text: Text, seed: int) -> None:
         raise InputError(
             f"{folder} holds another training run (its recipe, text or seed differs, or it was "
             "made by another version): name another folder, or remove it."
-        )
-
-
-class _Progress:
-    """A line of text about every ten seconds: step, loss, speed and time left."""
-
-    def __init__(self, run: _Run) -> None:
-        self.begun, self.first, self.last = time.perf_counter(), run.step, 0.0
-
-    def __call__(self, run: _Run) -> None:
-        elapsed, recipe = time.perf_counter() - self.begun, run.recipe
-        if elapsed - self.last < 10 and run.step < recipe.steps:
-            return
-        self.last = elapsed
-        a_step = elapsed / (run.step - self.first)
-        speed = recipe.batch_size * recipe.sequence_length / a_step
-        print(
-            f"{recipe.name} (seed {run.seed}): step {run.step} of {recipe.steps}, "
-            f"loss {np.mean(run.losses[-10:]):.2f} nats, {speed:,.0f} tokens/s, "
-            f"{_duration((recipe.steps - run.step) * a_step)} left",
-            file=sys.stderr,
-            flush=True,
         )
 
 
@@ -373,12 +356,12 @@ def record(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{folder} holds no complete training run of this project.")
     try:
-        found: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
+        facts: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise InputError(
             f"{path} cannot be read as the record of a training run; remove it, or train again."
         ) from error
-    return found
+    return facts
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -400,9 +383,14 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.seeds < 1:
         raise InputError(f"--seeds is {arguments.seeds}; train at least one.")
     if arguments.steps is not None and not arguments.out:
-        raise InputError("A run of another length is another model: name its folder by --out.")
+        raise InputError(
+            "A run of another length gives another model, which needs a folder of its own: name "
+            "one by --out."
+        )
     if arguments.out and arguments.seeds > 1:
-        raise InputError("--out names one folder, so it goes with one seed.")
+        raise InputError(
+            "--out names one folder, which can hold one seed only; leave out --out or --seeds."
+        )
     for seed in range(arguments.seed, arguments.seed + arguments.seeds):
         options = {"corpus": arguments.corpus, "seed": seed, "device": arguments.device}
         if arguments.out:
@@ -415,10 +403,10 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _summary(folder: Path) -> str:
-    found = record(folder)
-    speed = found["tokens"] / found["seconds"]
+    facts = record(folder)
+    speed = facts["tokens"] / facts["seconds"]
     return (
-        f"{found['recipe']['name']} (seed {found['seed']}): {found['n_parameters']:,} parameters, "
-        f"{found['tokens']:,} tokens in {_duration(found['seconds'])} ({speed:,.0f} tokens/s on "
-        f"{found['device']}), last loss {np.mean(found['losses'][-10:]):.2f} nats; {folder}"
+        f"{facts['recipe']['name']} (seed {facts['seed']}): {facts['n_parameters']:,} parameters, "
+        f"{facts['tokens']:,} tokens in {_duration(facts['seconds'])} ({speed:,.0f} tokens/s on "
+        f"{facts['device']}), last loss {np.mean(facts['losses'][-10:]):.2f} nats; {folder}"
     )

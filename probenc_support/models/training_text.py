@@ -12,13 +12,13 @@ from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
 from probenc_support import cache, corpora
-from probenc_support.corpora import built_in_texts
+from probenc_support.corpora import apart, built_in_texts, encoding
 from probenc_support.errors import InputError
 from probenc_support.models.recipes import VERSION, Recipe
 
 END_OF_TEXT = "<|endoftext|>"
-"""Token 0. It never occurs in the training text, as documents are joined by an empty line, and what
-reads like it there is tokenised as text."""
+"""Token 0. It never occurs in the training text: documents are joined by an empty line, and where
+the text happens to contain these characters they are tokenised as text."""
 
 
 CHARACTERS_PER_TOKEN = 6
@@ -81,13 +81,13 @@ def train_tokenizer(documents: list[str], vocabulary: int) -> PreTrainedTokenize
 
 
 def documents_of(corpus: str, characters: int) -> list[str]:
-    found, length = [], 0
+    documents, length = [], 0
     for document in corpora.stream(corpus):
-        found.append(document)
+        documents.append(document)
         length += len(document)
         if length >= characters:
             break
-    return found
+    return documents
 
 
 def hash_of(*several: list[str]) -> str:
@@ -125,7 +125,7 @@ def prepare(recipe: Recipe, corpus: str = "docstrings") -> Text:
 
 
 def held_out(corpus: str, documents: list[str]) -> list[str]:
-    """What is kept apart from training: of docstrings a corpus of its own, whole."""
+    """Documents that are kept out of training; of docstrings also all of `docstrings:held-out`."""
     own = corpus == "docstrings" or corpus.startswith("docstrings:")
     beside = corpora.stream(f"docstrings:{built_in_texts.HELD_OUT}") if own else ()
     return [*filter(built_in_texts.is_held_out, documents), *beside]
@@ -134,7 +134,7 @@ def held_out(corpus: str, documents: list[str]) -> list[str]:
 def _without(held_out: list[str], documents: list[str]) -> list[str]:
     """Documents, without those that share text with what is held out (see `corpora.blocks`)."""
     avoided: frozenset[int] = frozenset().union(*map(corpora.fingerprints, held_out))
-    return [document for document in corpora.apart_from(avoided, documents) if document]
+    return [document for document in apart.apart_from(avoided, documents) if document]
 
 
 def _write_text(folder: Path, documents: list[str], recipe: Recipe, corpus: str) -> None:
@@ -157,13 +157,13 @@ def _write_text(folder: Path, documents: list[str], recipe: Recipe, corpus: str)
 def _first_tokens(
     tokenizer: PreTrainedTokenizerFast, documents: list[str], wanted: int
 ) -> NDArray[np.int64]:
-    found, count = [], 0
-    for ids in corpora.encode_documents(tokenizer, documents):
-        found.append(ids)
+    parts, count = [], 0
+    for ids in encoding.encode_documents(tokenizer, documents):
+        parts.append(ids)
         count += len(ids)
         if count >= wanted:
             break
-    return np.concatenate([*found, np.zeros(0, dtype=np.int64)])[:wanted]
+    return np.concatenate([*parts, np.zeros(0, dtype=np.int64)])[:wanted]
 
 
 def _read_sources(folder: Path) -> frozenset[int]:
@@ -178,7 +178,7 @@ def sources(folder: Path) -> frozenset[int]:
     """
     if not (folder / "sources.npy").is_file():
         raise InputError(
-            f"{folder} was trained by an earlier version, which does not tell what text it was "
-            "trained on: train it again, or read its embeddings only (embedding_only)."
+            f"{folder} was trained by an earlier version, which did not record the text that it "
+            "was trained on: train it again, or read its embeddings only (embedding_only)."
         )
     return _read_sources(folder)

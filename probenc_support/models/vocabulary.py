@@ -70,10 +70,10 @@ class Vocabulary:
 
     @cached_property
     def _by_text(self) -> dict[str, list[int]]:
-        found: dict[str, list[int]] = {}
+        tokens: dict[str, list[int]] = {}
         for token in self.rows.tolist():
-            found.setdefault(self.texts[token], []).append(token)
-        return found
+            tokens.setdefault(self.texts[token], []).append(token)
+        return tokens
 
     @cached_property
     def _special(self) -> frozenset[int]:

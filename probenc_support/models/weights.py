@@ -1,7 +1,7 @@
 """The weight files of a model folder: which ones count, what E is called in them, their hash.
 
-Nothing here loads a model: names come from the architecture, built without any memory, and from the
-index of the files, so that a tensor is never found by a likeness of its name.
+Nothing here loads a model. Names come from the architecture, built without allocating its weights,
+and from the index of the files, so that no tensor is taken for E because its name looks similar.
 """
 
 import hashlib
@@ -22,16 +22,16 @@ from probenc_support import cache
 from probenc_support.errors import InputError
 
 SINGLE = ("model.safetensors", "pytorch_model.bin")
-"""Weight files in the order in which transformers takes them; each may be an index of parts
+"""Weight files in the order in which transformers prefers them; each may be an index of parts
 instead (`model.safetensors.index.json`). Other files, such as a trainer's arguments or a second
-format of the same weights, are none."""
+format of the same weights, are not read."""
 
 
 BUFFERS = re.compile(
     r"(masked_bias|inv_freq|attention\.bias|attn\.bias|causal_mask|position_ids|(cos|sin)_cached"
     r"|embed_positions\.weights|decoder\.version)$"
 )
-"""Tensors that older files carry and no model trains."""
+"""Names of tensors in older files that are not trained, such as masks."""
 
 
 _HEADS = ("lm_head", "embed_out", "output", "head")
@@ -76,8 +76,8 @@ def weight_map(folder: Path, single: str) -> dict[str, str]:
     """
     path = index_of(folder, single)
     try:
-        found: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-        return {str(name): str(file) for name, file in found.items()}
+        files: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        return {str(name): str(file) for name, file in files.items()}
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise InputError(f"{path} cannot be read; fetch the model again.") from error
 
@@ -225,24 +225,24 @@ def _head_names(config: str) -> HeadNames:
 def _names_of(model: Any, module: Any) -> tuple[str, ...]:
     """Names of a module's weight, with and without the prefix of the body."""
     prefix = f"{model.base_model_prefix}."
-    found = [f"{name}.weight" for name, each in model.named_modules() if each is module]
-    return tuple(dict.fromkeys([*found, *(name.removeprefix(prefix) for name in found)]))
+    weights = [f"{name}.weight" for name, each in model.named_modules() if each is module]
+    return tuple(dict.fromkeys([*weights, *(name.removeprefix(prefix) for name in weights)]))
 
 
 def _bare(names: Collection[str]) -> list[str]:
     return [name.removesuffix(".weight") for name in names]
 
 
-def head_of(found: dict[str, Tensor], names: HeadNames) -> Tensor:
+def head_of(tensors: dict[str, Tensor], names: HeadNames) -> Tensor:
     """E [V, d] float32 among the tensors of a checkpoint.
 
     Raises:
         InputError: it is not among them.
     """
-    if name := names.find(found):
-        return found[name].float()
+    if name := names.find(tensors):
+        return tensors[name].float()
     raise InputError(
-        f"None of the tensors {', '.join(list(found)[:5])}, ... is the output embedding, which "
+        f"None of the tensors {', '.join(list(tensors)[:5])}, ... is the output embedding, which "
         f"this architecture calls {names.head[0]}; fetch the checkpoint again."
     )
 

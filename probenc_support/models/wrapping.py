@@ -1,7 +1,7 @@
 """From a loaded transformers model to a `LanguageModel`: its head is found, and checked.
 
-The checks refuse what would give wrong numbers in silence: a head that is not linear, logits that
-E h + b does not reproduce, a tokenizer that does not fit, a model that sees later tokens.
+The checks refuse what would give wrong numbers without an error: a head that is not linear, logits
+that E h + b does not reproduce, a tokenizer that does not fit, a model that sees later tokens.
 """
 
 import hashlib
@@ -125,13 +125,13 @@ def _present(head: torch.nn.Linear, name: str) -> tuple[Tensor, Tensor | None]:
     """
     if head.weight.device.type != "meta":
         return head.weight, head.bias
-    found = {key: _offloaded(head, key) for key, _ in head.named_parameters()}
-    if any(tensor is None for tensor in found.values()):
+    stored = {key: _offloaded(head, key) for key, _ in head.named_parameters()}
+    if any(tensor is None for tensor in stored.values()):
         raise InputError(
             f"The output embedding of {name} has no weights in memory (it is on the device "
             "'meta'); load the model without offloading, or on a machine with more memory."
         )
-    return found["weight"].clone(), found.get("bias")
+    return stored["weight"].clone(), stored.get("bias")
 
 
 def _offloaded(module: torch.nn.Module, key: str) -> Any:
@@ -160,7 +160,7 @@ def check_editable(lm: LanguageModel) -> None:
 
 
 def _check_vocabulary(vocabulary: Vocabulary, name: str) -> None:
-    """Refuses a tokenizer that makes tokens without a row of the head (added ones are let be)."""
+    """Refuses a tokenizer with tokens that have no row in the head; added tokens may lack one."""
     added = set(getattr(vocabulary.tokenizer, "added_tokens_decoder", {}))
     lost = [token for token in vocabulary.without_row if token not in added]
     if lost:
@@ -228,7 +228,8 @@ def check_head(lm: LanguageModel) -> None:
 CAUSAL_TOLERANCE = {
     torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.05
 }  # fmt: skip
-"""How much of its own effect a later token may have on earlier positions: rounding, no more."""
+"""Most that a later token may change at earlier positions, relative to the change at its own: what
+rounding may cause."""
 
 
 @torch.inference_mode()

@@ -149,12 +149,12 @@ class Parameters:
     results_dir: Path
     """Absolute."""
     own: Mapping[str, Any] = field(default_factory=dict)
-    """What this notebook has besides; each is an attribute, too."""
+    """Parameters that only this notebook has; each can be read as an attribute, too."""
     started: float = field(default_factory=time.time)
     """Seconds since the epoch."""
 
     def __getattr__(self, name: str) -> Any:
-        """A parameter that only this notebook has."""
+        """A parameter that only this notebook has, so that `p.x` is `p.own["x"]`."""
         own = self.__dict__.get("own", {})
         if name in own:
             return own[name]
@@ -182,7 +182,7 @@ def check(notebook: str, namespace: Mapping[str, Any], **own: Kind) -> Parameter
     Args:
         notebook: name without suffix, such as `01_log_linear_fit`.
         namespace: the notebook's `globals()`, in its first cell.
-        own: kinds of the parameters that this notebook has besides the shared ones.
+        own: kinds of the parameters that this notebook has in addition to the shared ones.
 
     Raises:
         InputError: an unknown parameter, a wrong type, or an impossible value.
@@ -211,17 +211,16 @@ def check(notebook: str, namespace: Mapping[str, Any], **own: Kind) -> Parameter
 
 
 def _leftovers(namespace: Mapping[str, Any], kinds: Mapping[str, Kind]) -> set[str]:
-    """Names in a live kernel that later cells of an earlier run left, so that they are no
-    parameters.
+    """Names in a live kernel that later cells of an earlier run left, and that are no parameters.
 
-    What counts besides are the names that the cell of the parameters, as it was last run, and the
-    cells between it and the check assign; and of cells run since, those that assign nothing but
-    what is a parameter or nearly the name of one.
+    Parameters are the names that were assigned in the cell of the parameters when it was last run,
+    or between it and the check; and those that a cell run since then assigned, if all names that it
+    assigns are parameters or nearly spelt like one.
     """
     history = [code for code in namespace.get("In", [])[:-1] if isinstance(code, str)]
     checks = [i for i, code in enumerate(history) if "parameters.check(" in code]
     assigned = [_assigned(code) for code in history]
-    starts = [i for i, found in enumerate(assigned) if SHARED.keys() <= found]
+    starts = [i for i, names_of_cell in enumerate(assigned) if SHARED.keys() <= names_of_cell]
     if not (checks and starts):
         return set()
     stop = min((i for i in checks if i > starts[-1]), default=len(history))

@@ -57,8 +57,8 @@ class Results:
     def add_metrics(self, **values: Any) -> None:
         """Adds metrics: flat names to finite numbers.
 
-        A value that is not finite is left out: JSON has no word for it, and readers of the file
-        treat a metric that is not there as not measured.
+        A value that is not finite is left out: JSON cannot express it, and whoever reads the file
+        takes a metric that is absent as not measured.
         """
         for name, value in values.items():
             number = value.item() if hasattr(value, "item") else value
@@ -136,7 +136,7 @@ def _few_documents(blocks: TokenBlocks) -> str:
 
 
 def _named(value: Any) -> Any:
-    """The value, files and folders by their own names: a page tells no path of its machine."""
+    """The value, with files and folders by their own names, so that no path gets on the page."""
     if isinstance(value, list | tuple):
         return [_named(item) for item in value]
     return names.shown(value) if isinstance(value, str) else value

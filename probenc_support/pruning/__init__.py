@@ -2,15 +2,14 @@
 
 from probenc_support.pruning.bases import (
     Basis,
-    States,
     compensated_basis,
     keeping_basis,
     levels,
     lost_variance,
     mean_basis,
+    participation,
     power_weights,
     rotated_basis,
-    square_roots,
     token_metric,
     zero_basis,
 )
@@ -18,32 +17,40 @@ from probenc_support.pruning.divergence import (
     Choice,
     Divergences,
     Levels,
+    Reference,
     choose_power,
     evaluate,
     positions_at_once,
     sweep,
-    sweeps,
 )
+from probenc_support.pruning.text_parts import Parts, parts_of_text, read_elsewhere, thinned
+from probenc_support.pruning.token_losses import loss_by_class
+from probenc_support.pruning.yardsticks import rounded_heads
 
 __all__ = [
     "Basis",
     "Choice",
     "Divergences",
     "Levels",
-    "States",
+    "Parts",
+    "Reference",
     "choose_power",
     "compensated_basis",
     "evaluate",
     "keeping_basis",
     "levels",
+    "loss_by_class",
     "lost_variance",
     "mean_basis",
+    "participation",
+    "parts_of_text",
     "positions_at_once",
     "power_weights",
+    "read_elsewhere",
     "rotated_basis",
-    "square_roots",
+    "rounded_heads",
     "sweep",
-    "sweeps",
+    "thinned",
     "token_metric",
     "zero_basis",
 ]

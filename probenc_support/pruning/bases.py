@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from probenc_support.errors import InputError
-from probenc_support.moments import RESOLUTION, Moments
+from probenc_support.moments import Moments, States, moments_of, square_roots
 from probenc_support.precision import wide
 
 
@@ -53,14 +53,6 @@ def zero_basis(order: Tensor) -> Basis:
     """The paper's: dimensions are set to zero in `order` [d]."""
     identity = torch.eye(len(order), dtype=torch.float64)
     return Basis(identity[order], identity[:, order], torch.zeros(len(order)).double(), order)
-
-
-States = Tensor | Moments
-"""Hidden states [N, d], or their moments where several bases are made from the same ones."""
-
-
-def moments_of(h: States) -> Moments:
-    return h if isinstance(h, Moments) else Moments.of(h.cpu())
 
 
 def mean_basis(order: Tensor, h: States) -> Basis:
@@ -128,16 +120,6 @@ def keeping_basis(
     return Basis(vectors.T @ root_T @ inverse, root @ inverse_T @ vectors, moments.mean, None)
 
 
-def square_roots(matrix: Tensor, *, floor: float = RESOLUTION) -> tuple[Tensor, Tensor]:
-    """Square root of a positive matrix [d, d] and its inverse, both float64.
-
-    Eigenvalues below `floor` times the largest are raised to it.
-    """
-    values, vectors = torch.linalg.eigh(matrix.double())
-    values = values.clamp(min=float(values.max()) * floor).sqrt()
-    return (vectors * values) @ vectors.T, (vectors / values) @ vectors.T
-
-
 def token_metric(E: Tensor, weights: Tensor) -> Tensor:
     """[d, d] float64 weighted covariance of the rows of E [V, d], weights [V] of any sum."""
     share = (weights / weights.sum()).to(E)
@@ -158,6 +140,15 @@ def lost_variance(basis: Basis, E: Tensor, h: Tensor, weights: Tensor) -> Tensor
     parts = (basis.decode.T @ metric @ basis.decode) * codes
     lost = torch.cat([torch.zeros(1).double(), parts.cumsum(0).cumsum(1).diagonal()])
     return lost / (metric * Moments.of(h.cpu()).cov).sum()
+
+
+def participation(basis: Basis, removed: int) -> float:
+    """Over how many plain dimensions the directions that go are spread, from 1 to d.
+
+    The mean over directions u of length one of the participation ratio 1 / sum_i u_i^4.
+    """
+    directions = basis.decode[:, :removed] / basis.decode[:, :removed].norm(dim=0)
+    return float((1 / directions.pow(4).sum(dim=0)).mean())
 
 
 def power_weights(log_a: Tensor, power: float) -> Tensor:

@@ -1,7 +1,7 @@
 """What a pruned output embedding changes: KL, Jensen-Shannon and the top token, over a sweep.
 
-The intact side of every position is made once, and every number of removed dimensions is compared
-with it (section 4, claim C6).
+A `Reference` holds the intact head at some positions, and every pruned head is compared with it
+(section 4, claim C6).
 """
 
 import math
@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 
 from probenc_support.head import Head
+from probenc_support.moments import States, moments_of
 from probenc_support.pruning.bases import (
     Basis,
-    States,
     levels,
-    moments_of,
     power_weights,
     rotated_basis,
 )
@@ -26,6 +25,10 @@ _CHUNK_BYTES = {"cpu": 24e6, "cuda": 1e9}
 
 
 _CACHE_BYTES = 2e6
+
+
+_KEPT_BYTES = {"cpu": 5e8, "cuda": 4e9}
+"""What the intact logits that are kept may fill."""
 
 
 _COLUMN_BYTES = 5e8
@@ -70,23 +73,27 @@ class Divergences:
         )  # fmt: skip
 
 
-class _Intact:
+class _Distribution:
     """The intact head's distribution P over a few positions, to compare others with."""
 
     def __init__(self, logits: Tensor, targets: Tensor | None) -> None:
         self.logits, self.targets = logits, targets
         self.top = logits.argmax(dim=1)
         self.p, self.z, _ = self._softmax(logits, torch.empty_like(logits))
-        self.p /= self.p.sum(dim=1)[:, None]
         self.mean_logit = torch.linalg.vecdot(self.p, logits)
         self.nll = self._nll(logits, self.z)
 
     def _softmax(self, logits: Tensor, out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Weights in proportion to the softmax (in `out`), log-partition [n], mean logit [n]."""
-        top = logits.amax(dim=1)
-        weights = torch.sub(logits, top[:, None], out=out).exp_()
-        mass = weights.sum(dim=1)
-        return weights, top + mass.log(), torch.linalg.vecdot(weights, logits) / mass
+        """Softmax [n, V] (in `out`), log-partition [n], largest logit [n].
+
+        The log-partition follows from the largest probability, whose digits are all there. What
+        float32 leaves of the sum of the probabilities is made one: it is as large as the smallest
+        divergences.
+        """
+        highest = logits.amax(dim=1)
+        q = torch.softmax(logits, dim=1, out=out)
+        z = highest - q.amax(dim=1).log()
+        return q.div_(q.sum(dim=1)[:, None]), z, highest
 
     def _nll(self, logits: Tensor, z: Tensor) -> Tensor:
         if self.targets is None:
@@ -96,16 +103,19 @@ class _Intact:
         return torch.where(self.targets >= 0, loss, torch.nan)
 
     def against(self, logits: Tensor, work: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """KL, JS, same top token, next token's loss of other logits [n, V]; `work` is scratch.
+        """KL, JS, same top token, next token's loss of other logits [n, V]; `work` [2, n, V] is
+        scratch.
 
-        JS is H((P + Q) / 2) - H(P) / 2 - H(Q) / 2, with H(P) = z - mean logit under P.
+        JS is H((P + Q) / 2) - H(P) / 2 - H(Q) / 2, with H(P) = z - mean logit under P, and
+        H(M / 2) = log 2 - sum(M log M) / 2 for M = P + Q.
         """
-        q, z, mean_logit = self._softmax(logits, work)
+        q, z, highest = self._softmax(logits, work[0])
+        mean_logit = torch.linalg.vecdot(q, logits)
         kl = self.mean_logit - torch.linalg.vecdot(self.p, logits) + z - self.z
-        top = logits.amax(dim=1)
-        same = logits.gather(1, self.top[:, None])[:, 0] >= top
-        mixed = q.mul_((0.5 * (top - z).exp())[:, None]).add_(self.p, alpha=0.5)
-        mixed_entropy = -torch.linalg.vecdot(mixed, mixed.clamp(min=1e-30).log_())
+        same = logits.gather(1, self.top[:, None])[:, 0] >= highest
+        both = q.add_(self.p)
+        logs = torch.clamp(both, min=1e-30, out=work[1]).log_()
+        mixed_entropy = math.log(2) - 0.5 * torch.linalg.vecdot(both, logs)
         js = mixed_entropy - 0.5 * (z - mean_logit + self.z - self.mean_logit)
         return kl, js, same, self._nll(logits, z)
 
@@ -125,35 +135,104 @@ Levels = Callable[[Tensor, Tensor], Iterator[Tensor]]
 """From a chunk's h [n, d] and intact logits [n, V] to the logits of each level in turn."""
 
 
-@torch.inference_mode()
-def _compare(
-    head: Head, h: Tensor, targets: Tensor | None, levels_of: Levels, chunk: int
-) -> Divergences:
-    """Streams positions: memory is bounded by chunk x V, whatever the number of positions.
+class Reference:
+    """The intact head at some positions, with which pruned heads are compared there.
 
-    Matrix products take a chunk of positions; what follows them takes a few rows at a time, which
-    stay in the processor's cache from step to step.
+    Its logits are made once for all comparisons, of as many positions as a fixed memory holds; at
+    further positions they are made again each time.
     """
-    parts, E = [], head.E
-    step = chunk or positions_at_once(E)
-    few = step if E.device.type != "cpu" else max(1, int(_CACHE_BYTES / E[:, 0].nbytes))
-    for start in range(0, len(h), step):
-        x = h[start : start + step].to(E)
-        goal = None if targets is None else targets[start : start + step].to(E.device)
-        logits = _centred(head.logits(x))
-        rows = [slice(i, i + few) for i in range(0, len(x), few)]
-        intact = [_Intact(logits[r], None if goal is None else goal[r]) for r in rows]
-        work = torch.empty_like(logits[:few])
-        found = []
-        for other in levels_of(x, logits):
-            pieces = [
-                i.against(other[r], work[: len(i.z)]) for i, r in zip(intact, rows, strict=True)
-            ]
-            found.append([torch.cat(column) for column in zip(*pieces, strict=True)])
-        columns = [torch.stack(column) for column in zip(*found, strict=True)]
-        columns += [torch.cat([i.nll for i in intact]), torch.cat([i.top for i in intact])]
-        parts.append([column.cpu() for column in columns])
-    return Divergences(*(torch.cat(column, dim=-1) for column in zip(*parts, strict=True)))
+
+    def __init__(
+        self, head: Head, h: Tensor, targets: Tensor | None = None, *, chunk: int = 0
+    ) -> None:
+        """
+        Args:
+            head: the intact head.
+            h: [N, d] positions to evaluate on.
+            targets: [N] int64 next tokens, -1 where there is none; None: none is known.
+            chunk: positions at a time; 0: as many as fit a small buffer.
+        """
+        self.head, self.h, self.targets = head, h, targets
+        self._chunk = chunk or positions_at_once(head.E)
+        self._kept: dict[int, Tensor] = {}
+
+    def sweep(self, basis: Basis, removed: Sequence[int]) -> Divergences:
+        """Divergences of a basis at rising levels of removal, all in one pass over the positions.
+
+        Args:
+            removed: ascending numbers of coordinates to remove, each from 0 to d - 1.
+
+        Raises:
+            InputError: a level removes all coordinates, or levels do not ascend.
+        """
+        return self.sweeps({"": (basis, removed)})[""]
+
+    def sweeps(self, wanted: Mapping[str, tuple[Basis, Sequence[int]]]) -> dict[str, Divergences]:
+        """`sweep` of several bases, each at levels of its own, by name.
+
+        As many bases go together as a fixed memory allows. Errors as for `sweep`.
+        """
+        for basis, removed in wanted.values():
+            levels([m / basis.d for m in removed], basis.d)
+        E = self.head.E
+        by_name: dict[str, Divergences] = {}
+        for names in _batches(E, wanted):
+            columns = {name: _columns(E, *wanted[name]) for name in names}
+            together = self._compare(partial(_levels, wanted, columns))
+            start = 0
+            for name in names:
+                stop = start + len(wanted[name][1])
+                by_name[name] = together.levels(slice(start, stop))
+                start = stop
+        return by_name
+
+    def evaluate(self, logits_of: Callable[[Tensor], Tensor]) -> Divergences:
+        """Divergences of any other head, a function from h [n, d] to logits [n, V]; one level."""
+        return self._compare(lambda x, _: iter([_centred(logits_of(x))]))
+
+    @torch.inference_mode()
+    def _compare(self, levels_of: Levels) -> Divergences:
+        """Streams positions: what it needs of memory does not grow with their number.
+
+        Matrix products take a chunk of positions; what follows them takes a few rows at a time,
+        which stay in the processor's cache from step to step.
+        """
+        E, parts = self.head.E, []
+        few = self._chunk
+        if E.device.type == "cpu":
+            few = max(1, int(_CACHE_BYTES / E[:, 0].nbytes))
+        for start in range(0, len(self.h), self._chunk):
+            stop = start + self._chunk
+            x = self.h[start:stop].to(E)
+            goal = None if self.targets is None else self.targets[start:stop].to(E.device)
+            logits = self._logits(start, x)
+            rows = [slice(i, i + few) for i in range(0, len(x), few)]
+            intact = [_Distribution(logits[r], None if goal is None else goal[r]) for r in rows]
+            work = torch.empty_like(logits[None, :few].expand(2, -1, -1))
+            by_level = []
+            for other in levels_of(x, logits):
+                pieces = [
+                    i.against(other[r], work[:, : len(i.z)])
+                    for i, r in zip(intact, rows, strict=True)
+                ]
+                by_level.append([torch.cat(piece) for piece in zip(*pieces, strict=True)])
+            measures = [torch.stack(measure).cpu() for measure in zip(*by_level, strict=True)]
+            nll, top = (torch.cat([getattr(i, name) for i in intact]) for name in ("nll", "top"))
+            parts.append([*measures, nll.cpu(), top.cpu()])
+        kl, js, same, nll, nll_intact, top = (
+            torch.cat(measure, dim=-1) for measure in zip(*parts, strict=True)
+        )
+        return Divergences(kl, js, same, nll, nll_intact, top)
+
+    def _logits(self, start: int, x: Tensor) -> Tensor:
+        """[n, V] centred intact logits of the chunk x [n, d] that starts at a position."""
+        if start in self._kept:
+            return self._kept[start]
+        logits = _centred(self.head.logits(x))
+        size = _KEPT_BYTES.get(logits.device.type, 5e8)
+        if sum(kept.nbytes for kept in self._kept.values()) + logits.nbytes <= size:
+            self._kept[start] = logits
+        return logits
 
 
 def sweep(
@@ -165,46 +244,20 @@ def sweep(
     targets: Tensor | None = None,
     chunk: int = 0,
 ) -> Divergences:
-    """Divergences at every level of removal, each level's logits made from the level before.
-
-    logits_{k+1} = logits_k - coordinates[:, S] (E decode[:, S])', S the coordinates that go.
-
-    Args:
-        head: the intact one; h: [N, d] positions to evaluate on.
-        removed: ascending numbers of coordinates to remove, each from 0 to d - 1.
-        targets: [N] int64 next tokens, -1 where there is none.
-        chunk: positions at a time; 0: as many as fit a small buffer.
-
-    Raises:
-        InputError: a level removes all coordinates, or levels do not ascend.
-    """
-    return sweeps(head, {"": (basis, removed)}, h, targets=targets, chunk=chunk)[""]
+    """`Reference.sweep` where nothing else is compared at these positions."""
+    return Reference(head, h, targets, chunk=chunk).sweep(basis, removed)
 
 
-def sweeps(
+def evaluate(
     head: Head,
-    wanted: Mapping[str, tuple[Basis, Sequence[int]]],
+    logits_of: Callable[[Tensor], Tensor],
     h: Tensor,
     *,
     targets: Tensor | None = None,
     chunk: int = 0,
-) -> dict[str, Divergences]:
-    """`sweep` of several bases, each at levels of its own, which share the intact logits.
-
-    Arguments and errors as for `sweep`; as many bases go together as a fixed memory allows.
-    """
-    for basis, removed in wanted.values():
-        levels([m / basis.d for m in removed], basis.d)
-    found: dict[str, Divergences] = {}
-    for names in _batches(head.E, wanted):
-        columns = {name: _columns(head.E, *wanted[name]) for name in names}
-        swept = _compare(head, h, targets, partial(_levels, wanted, columns), chunk)
-        start = 0
-        for name in names:
-            stop = start + len(wanted[name][1])
-            found[name] = swept.levels(slice(start, stop))
-            start = stop
-    return found
+) -> Divergences:
+    """`Reference.evaluate` where nothing else is compared at these positions."""
+    return Reference(head, h, targets, chunk=chunk).evaluate(logits_of)
 
 
 def _batches(E: Tensor, wanted: Mapping[str, tuple[Basis, Sequence[int]]]) -> Iterator[list[str]]:
@@ -255,21 +308,6 @@ def _decoded(E: Tensor, basis: Basis, count: int) -> Tensor:
     return basis.decode[:, :count].to(E).T @ E.T
 
 
-def evaluate(
-    head: Head,
-    logits_of: Callable[[Tensor], Tensor],
-    h: Tensor,
-    *,
-    targets: Tensor | None = None,
-    chunk: int = 0,
-) -> Divergences:
-    """Divergences of any other head, given as a function from h [n, d] to logits [n, V]; one level.
-
-    Arguments as for `sweep`.
-    """
-    return _compare(head, h, targets, lambda x, _: iter([_centred(logits_of(x))]), chunk)
-
-
 @dataclass(frozen=True)
 class Choice:
     """The power of a that weighs tokens best in `rotated_basis`, judged on held-out positions."""
@@ -283,10 +321,9 @@ class Choice:
 
 
 def choose_power(
-    head: Head,
+    held_out: Reference,
     log_a: Tensor,
     h: States,
-    held_out: Tensor,
     *,
     removed: int,
     powers: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
@@ -295,11 +332,12 @@ def choose_power(
 
     Of powers whose KL differs by rounding only the smallest is taken.
 
-    log_a: [V]; h: [N, d] to fit on; held_out: [M, d].
+    held_out: positions to choose on; log_a: [V]; h: [N, d] to fit on.
     """
     states = moments_of(h)
-    bases = {p: rotated_basis(head.E, states, power_weights(log_a, p)) for p in powers}
-    swept = sweeps(head, {str(p): (s, [removed]) for p, s in bases.items()}, held_out)
+    E = held_out.head.E
+    bases = {p: rotated_basis(E, states, power_weights(log_a, p)) for p in powers}
+    swept = held_out.sweeps({str(p): (basis, [removed]) for p, basis in bases.items()})
     kl = {p: float(swept[str(p)].kl.mean()) for p in powers}
     finite = {p: value if math.isfinite(value) else math.inf for p, value in kl.items()}
     tie = min(finite.values()) * (1 + _TIE)

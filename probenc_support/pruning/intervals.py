@@ -82,7 +82,7 @@ def _weighted(rows: Array, sums: Array, documents: NDArray[np.int64]) -> Array:
 
 
 def table(
-    found: Divergences | Sequence[Divergences], shares: Sequence[float], group: Tensor
+    swept: Divergences | Sequence[Divergences], shares: Sequence[float], group: Tensor
 ) -> pd.DataFrame:
     """One row a level: means over positions, with 95 % intervals over documents (`_low`, `_high`).
 
@@ -90,11 +90,11 @@ def table(
     `perplexity_ratio` of the pruned head to the intact one.
 
     Args:
-        found: one sweep, or one for each random order, which are then averaged and drawn too.
+        swept: one sweep, or one for each random order, which are then averaged and drawn too.
         shares: [L] share of dimensions removed at each level.
         group: [N] document of each position.
     """
-    several = [found] if isinstance(found, Divergences) else list(found)
+    several = [swept] if isinstance(swept, Divergences) else list(swept)
     rows = []
     for level, share in enumerate(shares):
         row: dict[str, float] = {"share": share}
@@ -109,9 +109,9 @@ def table(
     return pd.DataFrame(rows)
 
 
-def _values(found: Divergences, name: str, level: int) -> Tensor:
+def _values(swept: Divergences, name: str, level: int) -> Tensor:
     """[N] float64 of one column at one level."""
-    values: Tensor = found.same_top if name == "top1" else getattr(found, name)
+    values: Tensor = swept.same_top if name == "top1" else getattr(swept, name)
     return values[level].double()
 
 

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from probenc_support.head import Head
+from probenc_support.moments import States, moments_of
 from probenc_support.precision import wide
-from probenc_support.pruning.bases import Basis, States, compensated_basis, mean_basis, zero_basis
-from probenc_support.pruning.divergence import positions_at_once
+from probenc_support.pruning.bases import Basis, compensated_basis, mean_basis, zero_basis
+from probenc_support.pruning.divergence import Reference, positions_at_once
 
 REPLACEMENTS = ("zero", "mean", "compensated")
 """What stands in place of a removed dimension: nothing, its mean, its prediction from the rest."""
@@ -21,6 +22,11 @@ REPLACEMENTS = ("zero", "mean", "compensated")
 
 USES_SLOPES = ("paper", "tstat", "standardised", "fisher_slope")
 """Orders that know the log-linear fit."""
+
+
+def uses_slopes(order: str) -> bool:
+    """Whether an order knows the log-linear fit."""
+    return order in USES_SLOPES
 
 
 def ascending(score: Tensor) -> Tensor:
@@ -83,6 +89,23 @@ def name_of(order: str, replacement: str) -> str:
     return order if replacement == "zero" else f"{order}_{replacement}"
 
 
+def costliest(order: Tensor, removed: int, cost: Tensor) -> int:
+    """Of the first dimensions of an order [d] the one with the greatest cost; cost: [d]."""
+    first = order[:removed]
+    return int(first[cost[first].argmax()])
+
+
+def spared(order: Tensor, dimension: int) -> Tensor:
+    """The order [d] with one dimension moved to its end, so that the next one goes in its place."""
+    return torch.cat([order[order != dimension], torch.tensor([dimension])])
+
+
+def mean_kl(reference: Reference, bases: Mapping[str, Basis], removed: int) -> dict[str, float]:
+    """Mean KL in nats by name with the first `removed` coordinates of each basis gone."""
+    swept = reference.sweeps({name: (basis, [removed]) for name, basis in bases.items()})
+    return {name: float(divergences.kl.mean()) for name, divergences in swept.items()}
+
+
 def replaced(order: Tensor, h: States) -> dict[str, Basis]:
     """The bases of an order [d] by replacement; h: hidden states or their moments."""
     return {
@@ -90,6 +113,35 @@ def replaced(order: Tensor, h: States) -> dict[str, Basis]:
         "mean": mean_basis(order, h),
         "compensated": compensated_basis(order, h),
     }
+
+
+def bases_of(orders: Mapping[str, Tensor], h: States) -> dict[str, Basis]:
+    """Every order with every replacement, by `name_of`; h: hidden states or their moments."""
+    return {
+        name_of(name, replacement): basis
+        for name, order in orders.items()
+        for replacement, basis in replaced(order, h).items()
+    }
+
+
+def random_bases(
+    h: States, *, n_zero: int, n_others: int = 3, seed: int = 0
+) -> dict[str, list[Basis]]:
+    """Random orders by replacement, named as `random`: the control of every order.
+
+    Args:
+        h: hidden states or their moments.
+        n_zero: orders that are set to zero; n_others: how many of them are replaced otherwise.
+        seed: of the first order; each has its own.
+    """
+    moments = moments_of(h)
+    drawn = [random_order(len(moments.mean), seed=seed + i) for i in range(n_zero)]
+    made = {"random": [zero_basis(order) for order in drawn]}
+    for order in drawn[:n_others]:
+        for replacement, basis in replaced(order, moments).items():
+            if replacement != "zero":
+                made.setdefault(name_of("random", replacement), []).append(basis)
+    return made
 
 
 @dataclass(frozen=True)
@@ -103,22 +155,22 @@ class Contest:
     """Order that does not."""
 
 
-def contests(kl: Mapping[tuple[str, str], float], orders: Sequence[str]) -> dict[str, Contest]:
+def contests(kl: Mapping[str, float], orders: Sequence[str]) -> dict[str, Contest]:
     """Who meets whom, by replacement, as chosen by a mean KL on text that judges nothing.
 
-    kl: by (order, replacement), in nats; orders: those that compete.
+    kl: in nats, by `name_of` order and replacement; orders: those that compete.
     """
-    found = {}
+    chosen = {}
     for replacement in REPLACEMENTS:
-        by_order = {order: kl[order, replacement] for order in orders}
+        by_order = {order: kl[name_of(order, replacement)] for order in orders}
         slope, without = (
-            min((o for o in orders if (o in USES_SLOPES) == uses), key=by_order.__getitem__)
+            min((o for o in orders if uses_slopes(o) == uses), key=by_order.__getitem__)
             for uses in (True, False)
         )
-        found[replacement] = Contest(replacement, slope, without)
-    return found
+        chosen[replacement] = Contest(replacement, slope, without)
+    return chosen
 
 
-def strongest(kl: Mapping[tuple[str, str], float], found: Mapping[str, Contest]) -> Contest:
-    """The contest at the replacement where the order without slopes does best."""
-    return min(found.values(), key=lambda one: kl[one.without, one.replacement])
+def strongest(kl: Mapping[str, float], held: Mapping[str, Contest]) -> Contest:
+    """Of the contests held, that at the replacement where the order without slopes does best."""
+    return min(held.values(), key=lambda contest: kl[name_of(contest.without, contest.replacement)])

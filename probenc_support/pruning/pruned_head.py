@@ -1,4 +1,4 @@
-"""Pruned output heads in real use: as torch modules, swapped into a model, saved, timed.
+"""Pruned output embeddings in real use: as torch modules, swapped into a model, saved, timed.
 
 A pruned head computes decode (encode h) + bias, of d -> k -> V, or for plain dimensions
 decode h[kept] + bias, of d' -> V: the arithmetic and the memory of the head shrink with k.
@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -202,8 +203,8 @@ def load(path: Path) -> PrunedHead:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return PrunedHead(found.pop("decode"), **found)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return PrunedHead(tensors.pop("decode"), **tensors)
     except (OSError, SafetensorError, KeyError, TypeError) as error:
         raise InputError(f"{path} holds no pruned head that `save` wrote.") from error
 
@@ -251,3 +252,26 @@ def _finish(device: torch.device) -> None:
 def _latency(times: list[float]) -> Latency:
     low, middle, high = statistics.quantiles(times, n=4)
     return Latency(seconds=middle, low=low, high=high)
+
+
+def cost_table(heads: dict[str, nn.Module], h: Tensor) -> pd.DataFrame:
+    """What heads take of memory and time: a row each, in the order given.
+
+    Columns `head`, `parameters`, `memory_mb`, `ms_1` and `ms_64` (milliseconds for one position and
+    for all of h), and the last three over those of the first head, `_ratio`.
+
+    h: [n, d] hidden states in the heads' precision.
+    """
+    one, many = latencies(heads, h[:1]), latencies(heads, h)
+    table = pd.DataFrame(
+        {
+            "head": list(heads),
+            "parameters": [n_parameters(head) for head in heads.values()],
+            "memory_mb": [memory_mb(head) for head in heads.values()],
+            "ms_1": [1e3 * one[name].seconds for name in heads],
+            "ms_64": [1e3 * many[name].seconds for name in heads],
+        }
+    )
+    for column in ("memory_mb", "ms_1", "ms_64"):
+        table[f"{column}_ratio"] = table[column] / table[column].iloc[0]
+    return table

@@ -1,12 +1,13 @@
 """One body, several heads: continuations of the same prompts, and MAUVE with intervals.
 
-A pruned head leaves the body as it is, so the prompts are read once for all heads. What MAUVE
-compares, the body's hidden state at a text's last token, is left over from writing it.
+A pruned head leaves the body as it is, so the prompts are read once for all heads, and each token
+that is drawn is read once: its hidden state gives the next token, and at a text's end it is what
+MAUVE compares.
 """
 
 import copy
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,8 +18,7 @@ from torch import Tensor, nn
 
 from probenc_support import generation
 from probenc_support.generation import Samples
-from probenc_support.models import LanguageModel, with_first_token
-from probenc_support.pruning.pruned_head import swapped
+from probenc_support.models import LanguageModel, check_editable, logit_scale, with_first_token
 from probenc_support.regression import Interval, draws_with_replacement
 from probenc_support.regression.arrays import Array
 
@@ -39,6 +39,23 @@ class Spoken:
     """[n, d] hidden state at each text's last token, of the body, which all heads share."""
 
 
+def prompts_of(ids: Tensor, group: Tensor, n: int, length: int = 16) -> tuple[Tensor, Tensor]:
+    """Consecutive pieces of text blocks: the first n, or as many as there are.
+
+    Args:
+        ids: [B, T] tokens of the blocks.
+        group: [B * T] document of each position.
+        length: of a piece; shorter where a quarter of a block is.
+
+    Returns:
+        The pieces [n, length], and the document [n] in which each ends.
+    """
+    length = max(1, min(length, ids.shape[1] // 4))
+    pieces = ids[:, : ids.shape[1] // length * length].reshape(-1, length)[:n]
+    ends = group.reshape(ids.shape)[:, length - 1 :: length].flatten()
+    return pieces, ends[: len(pieces)]
+
+
 @torch.no_grad()
 def speak(
     lm: LanguageModel,
@@ -52,26 +69,30 @@ def speak(
     """Continuations of prompts [n, T] by the model with each of several heads.
 
     Plain sampling at temperature 1. The end-of-text token is not drawn, so that all texts have one
-    length. The model's own head is back afterwards.
+    length. The model itself is not changed.
 
     Args:
-        heads: by name; None: the model's own.
+        heads: by name, for instance pruned ones; None: the model's own.
         n_tokens: of each continuation.
-        seeds: of the draws, by the heads' names.
+        seeds: of the draws, by the heads' names; heads of one seed draw with the same noise.
 
     Raises:
         InputError: the texts would not fit into the model's context, or it does not generate.
     """
     generation.check_lengths(lm, prompts.shape[1], n_tokens)
-    generators = {name: torch.Generator(lm.device).manual_seed(seeds[name]) for name in heads}
+    check_editable(lm)
+    generators = {seed: torch.Generator(lm.device).manual_seed(seed) for seed in seeds.values()}
     written: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in heads}
     for batch in prompts.split(batch_size):
         ids = with_first_token(lm, batch.to(lm.device))
-        read = _read(lm, ids[:, :-1])
-        for name, head in heads.items():
-            own = copy.deepcopy(read)
-            with swapped(lm, lm.model.get_output_embeddings() if head is None else head):
-                written[name].append(_continue(lm, ids[:, -1:], own, n_tokens, generators[name]))
+        read = lm.model.base_model(input_ids=ids, use_cache=True)
+        voices = [_Voice(lm, heads[name], read, seeds[name]) for name in heads]
+        for _ in range(n_tokens):
+            noise: dict[int, Tensor] = {}
+            for voice in voices:
+                voice.draw(noise, generators)
+        for name, voice in zip(heads, voices, strict=True):
+            written[name].append((torch.cat(voice.drawn, dim=1).cpu(), voice.h.float().cpu()))
     return {
         name: Spoken(
             Samples(prompts.cpu(), torch.cat([ids for ids, _ in parts])),
@@ -81,28 +102,33 @@ def speak(
     }
 
 
-def _read(lm: LanguageModel, ids: Tensor) -> Any:
-    """What the body keeps of a text [n, T]; None where there is none."""
-    if not ids.shape[1]:
-        return None
-    return lm.model.base_model(input_ids=ids, use_cache=True).past_key_values
+class _Voice:
+    """One head on its way through the continuations of a batch of prompts."""
 
+    def __init__(self, lm: LanguageModel, head: nn.Module | None, read: Any, seed: int) -> None:
+        self.lm, self.seed = lm, seed
+        self.head: Any = lm.model.get_output_embeddings() if head is None else head
+        self.scale = logit_scale(lm.model.config)
+        self.h, self.past = read.last_hidden_state[:, -1], copy.deepcopy(read.past_key_values)
+        self.drawn: list[Tensor] = []
 
-def _continue(
-    lm: LanguageModel, token: Tensor, read: Any, n_tokens: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Tokens [n, n_tokens] drawn after [n, 1], and the last hidden states [n, d]."""
-    end = generation.end_of_text(lm)
-    drawn = []
-    for _ in range(n_tokens):
-        out = lm.model(input_ids=token, past_key_values=read, use_cache=True)
-        logits = out.logits[:, -1].float()
-        logits[:, end] = -torch.inf
-        token = torch.multinomial(logits.softmax(dim=1), 1, generator=generator)
-        drawn.append(token)
-        read = out.past_key_values
-    body = lm.model.base_model(input_ids=token, past_key_values=read, use_cache=True)
-    return torch.cat(drawn, dim=1).cpu(), body.last_hidden_state[:, -1].float().cpu()
+    def draw(self, noise: dict[int, Tensor], generators: Mapping[int, torch.Generator]) -> None:
+        """Draws the next token of each text and reads it.
+
+        A token is the largest ratio of probability to exponential noise, as in
+        `torch.multinomial`; heads of one seed share the noise of a step, which is kept in `noise`.
+        """
+        logits = self.scale * self.head(self.h).float()
+        logits[:, generation.end_of_text(self.lm)] = -torch.inf
+        p = logits.softmax(dim=1)
+        if self.seed not in noise:
+            generator = generators[self.seed]
+            noise[self.seed] = torch.empty_like(p).exponential_(generator=generator)
+        token = (p / noise[self.seed]).argmax(dim=1, keepdim=True)
+        self.drawn.append(token)
+        body: Any = self.lm.model.base_model
+        out = body(input_ids=token, past_key_values=self.past, use_cache=True)
+        self.h, self.past = out.last_hidden_state[:, -1], out.past_key_values
 
 
 # ------------------------------------------------------------------------------------------- MAUVE
@@ -131,19 +157,34 @@ def mauve_intervals(
     n_groups = int(index.max()) + 1
     draws = draws_with_replacement(n_groups, n_replicates, seed=seed)
     weights = np.concatenate([np.ones((1, n_groups)), draws])[:, index]
-    found = {}
+    by_name = {}
     k = max(2, round(len(index) / 10))
     for name, other in others.items():
         texts = principal(reference.features, other.features)
         scores = []
         for i in range(n_clusterings):
-            found_in = clusters(texts, k, seed=seed + i)
-            here, there = (_counts(c, weights, k) for c in np.split(found_in, [len(index)]))
+            cluster = clusters(texts, k, seed=seed + i)
+            here, there = (_counts(c, weights, k) for c in np.split(cluster, [len(index)]))
             scores.append(mauve_of(here, there))
         score = np.mean(scores, axis=0)
         interval = Interval.of(float(score[0]), score[1:])
-        found[name] = replace(interval, low=max(0.0, interval.low), high=min(1.0, interval.high))
-    return found
+        by_name[name] = replace(interval, low=max(0.0, interval.low), high=min(1.0, interval.high))
+    return by_name
+
+
+def mauve_of_first(
+    written: Mapping[str, Spoken], group: Tensor, numbers: Sequence[int], *, seed: int = 0
+) -> dict[int, dict[str, Interval]]:
+    """`mauve_intervals` of all others against `reference`, of the first texts alone, by number.
+
+    group: [n] document of each prompt. Errors as for `mauve_intervals`.
+    """
+    scores = {}
+    for n in numbers:
+        first = {name: Spoken(s.samples, s.features[:n]) for name, s in written.items()}
+        reference = first.pop("reference")
+        scores[n] = mauve_intervals(reference, first, group[:n], seed=seed)
+    return scores
 
 
 def principal(p: NDArray[np.float32], q: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -168,9 +209,9 @@ def clusters(scores: NDArray[np.float32], k: int, *, seed: int = 0) -> NDArray[n
     return np.asarray(means.index.search(scores, 1)[1][:, 0], dtype=np.int64)
 
 
-def _counts(found: NDArray[np.int64], weights: Array, k: int) -> Array:
-    """[B, k] weight of each cluster in each draw."""
-    return np.asarray(weights @ np.eye(k)[found])
+def _counts(cluster: NDArray[np.int64], weights: Array, k: int) -> Array:
+    """[B, k] weight of each cluster in each draw, of texts' clusters [n] and weights [B, n]."""
+    return np.asarray(weights @ np.eye(k)[cluster])
 
 
 def mauve_of(p: Array, q: Array) -> Array:

@@ -15,12 +15,12 @@ Matrix = Tensor | npt.NDArray[Any]
 
 
 _ROWS = {"cpu": 1024, "cuda": 16384}
-"""Rows that are held in float64 at a time: E itself stays in its own precision. On a CPU so few
-that a product over them finds them in its cache."""
+"""Rows of E that are converted to float64 at a time, while E itself stays in its own precision. On
+a CPU they are so few that they stay in its cache while they are multiplied."""
 
 
 def as_tensor(data: Matrix) -> Tensor:
-    """A tensor that shares memory with the data where it can."""
+    """The data as a tensor, which shares their memory where possible."""
     return data.detach() if isinstance(data, Tensor) else torch.as_tensor(data)
 
 

@@ -26,7 +26,8 @@ def log_mean_exp(values: Matrix, weights: Matrix) -> Array:
     top = groups.amax(0)
     means = (groups - top).exp().T @ shares
     result = means.log() + top[:, None]
-    # A token whose largest group has no weight, all others being 700 nats below: the long way.
+    # Where the group with the largest value has no weight and all others lie 700 nats below it,
+    # the exponentials underflow: such a token is done again in log space.
     for token in (means == 0.0).any(1).nonzero()[:, 0]:
         result[token] = torch.logsumexp(groups[:, token, None] + shares.log(), 0)
     return as_array(result.reshape(-1, *as_tensor(weights).shape[1:]))
@@ -35,7 +36,7 @@ def log_mean_exp(values: Matrix, weights: Matrix) -> Array:
 def bootstrap_log_a(
     log_a_groups: Matrix, group_sizes: Matrix, *, n_replicates: int = 200, seed: int = 0
 ) -> Array:
-    """log a as it would be for other texts: groups of text drawn with replacement, and averaged.
+    """log a over texts drawn again: groups of text are drawn with replacement, then averaged.
 
     Args:
         log_a_groups: [G, V] log average probability within each group, in nats.
@@ -120,7 +121,7 @@ def bootstrap_r2_of(
 ) -> Interval:
     """R^2 of a given prediction [V] of -log a, with its interval over draws of groups of text.
 
-    The interval of a single group is not known.
+    Args: see `bootstrap_fits`. Of a single group, the ends of the interval are NaN.
     """
     whole = log_mean_exp(log_a_groups, group_sizes)
     guess = as_array(as_tensor(predicted))

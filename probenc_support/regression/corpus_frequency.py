@@ -1,7 +1,7 @@
 """How often each token occurs in a corpus, by groups of whole documents, and its fit on E.
 
-The frequency in a text is what a model may have learnt; the average probability of a network that
-was never trained has no relation to it.
+A model can have learnt the frequency of tokens in text from its training alone: neither the rows
+nor the average probabilities of an untrained network are related to it.
 """
 
 from collections.abc import Iterable, Iterator
@@ -35,7 +35,7 @@ class GroupCounts:
         return int(self.counts.sum())
 
     def whole(self, tokens: Matrix) -> Array:
-        """[n] -log of the smoothed frequency in all groups, nats; tokens [n]."""
+        """[n] -log of the smoothed frequency of tokens [n] in all groups together, nats."""
         once = np.ones((1, len(self.counts)), dtype=np.int64)
         return self.minus_log_frequency(once, tokens)[:, 0]
 
@@ -63,32 +63,33 @@ def counted(
     characters: int = 2_000_000,
     n_groups: int = 64,
 ) -> GroupCounts:
-    """Counts of tokens in the first so many characters of a corpus.
+    """Counts of tokens in the first documents of a corpus.
 
     Args:
         n_rows: V, rows of the output embedding.
         characters: about how much text is counted, rounded to whole documents.
-        n_groups: about how many groups of consecutive documents of like length are kept apart.
+        n_groups: about how many groups are counted separately, each of consecutive documents and
+            of about the same length.
 
     Raises:
         InputError: no such corpus, no text, or a tokenizer with more tokens than rows.
     """
     rows = []
     for text in _groups(corpora.stream(corpus), characters, n_groups):
-        found = np.bincount(corpora.encode(tokenizer, text), minlength=n_rows)
-        if len(found) > n_rows:
+        counts = np.bincount(corpora.encode(tokenizer, text), minlength=n_rows)
+        if len(counts) > n_rows:
             raise InputError(
-                f"The tokenizer makes a token {len(found) - 1} of the corpus {corpus}, and the "
+                f"The tokenizer makes a token {len(counts) - 1} of the corpus {corpus}, and the "
                 f"model has {n_rows} rows: it is the tokenizer of another model."
             )
-        rows.append(found)
+        rows.append(counts)
     if not rows:
         raise InputError(f"The corpus {corpus} holds no text; name one that does.")
     return GroupCounts(np.stack(rows))
 
 
 def _groups(documents: Iterable[str], characters: int, n_groups: int) -> Iterator[str]:
-    """The first documents of so many characters, in up to so many runs of like length."""
+    """Texts of up to `n_groups` runs of documents, of about equal length, `characters` in all."""
     read, seen = [], 0
     for document in documents:
         read.append(document)
@@ -108,20 +109,25 @@ def _groups(documents: Iterable[str], characters: int, n_groups: int) -> Iterato
 
 
 def r2_log_frequency(
-    design: Design, found: GroupCounts, tokens: Matrix, *, n_replicates: int = 200, seed: int = 0
+    design: Design,
+    in_text: GroupCounts,
+    tokens: Matrix,
+    *,
+    n_replicates: int = 200,
+    seed: int = 0,
 ) -> Interval:
     """Adjusted R^2 of -log frequency on E, with its interval over draws of documents.
 
     Args:
-        design: of the rows of E of `tokens` [n].
-
-    The interval of a text that is one group is not known.
+        design: of the rows of E that belong to `tokens` [n].
+        in_text: of the text; if it is one group only, the ends of the interval are NaN.
+        n_replicates: how many draws; seed: of the draws.
     """
-    G = len(found.counts)
+    G = len(in_text.counts)
     if G < 2:
-        return Interval.unknown(design.fit(found.whole(tokens)).r2_adj)
+        return Interval.unknown(design.fit(in_text.whole(tokens)).r2_adj)
     draws = np.concatenate(
         [np.ones((1, G), dtype=np.int64), draws_of_groups(G, n_replicates, seed=seed)]
     )
-    r2_adj = design.fit_many(found.minus_log_frequency(draws, tokens)).r2_adj
+    r2_adj = design.fit_many(in_text.minus_log_frequency(draws, tokens)).r2_adj
     return Interval.of(float(r2_adj[0]), r2_adj[1:])

@@ -72,7 +72,7 @@ class Design:
         if E.ndim != 2:
             raise InputError(f"E must be a matrix [n, d]; its shape is {tuple(E.shape)}.")
         origin = E[: rows_at_once(E.device)].double().mean(0)
-        total, gram = _moments(E, origin)
+        total, gram = _sum_and_gram(E, origin)
         if not bool(total.isfinite().all()):
             raise InputError("E holds values that are not finite, so no regression on it exists.")
         whole = gram.diagonal().clone()
@@ -117,6 +117,16 @@ class Design:
         """Number of slopes."""
         return self.E.shape[1]
 
+    @property
+    def covariance(self) -> Tensor:
+        """[d, d] float64 covariance of the rows of E that take part, divided by n."""
+        return self.gram / self.n
+
+    @property
+    def standard_deviations(self) -> Array:
+        """[d] of the columns of E over the rows that take part, by n - 1."""
+        return as_array((self.gram.diagonal() / (self.n - 1)).sqrt())
+
     def without(self, rows: Matrix) -> "Design":
         """The design with some rows left out, by subtraction of their statistics.
 
@@ -131,7 +141,7 @@ class Design:
         left_out = self.E[index]
         kept = self._weights().clone()
         kept[index] = 0.0
-        total, gram = _moments(left_out, self.mean)
+        total, gram = _sum_and_gram(left_out, self.mean)
         n = self.n - len(index)
         return self._centred_at_mean(
             self.E, kept, n, self.mean, -total, self.gram - gram, self.gram.diagonal()
@@ -304,7 +314,7 @@ def _centred_rows(E: Tensor, mean: Tensor, step: int = 0) -> Iterator[tuple[slic
         yield part, torch.sub(E[part], mean, out=buffer[: part.stop - start])
 
 
-def _moments(E: Tensor, origin: Tensor) -> tuple[Tensor, Tensor]:
+def _sum_and_gram(E: Tensor, origin: Tensor) -> tuple[Tensor, Tensor]:
     """Sum [d] and Gram matrix [d, d] of E - origin; blocks below the diagonal are not computed."""
     d = E.shape[1]
     total = torch.zeros(d, dtype=torch.float64, device=E.device)

@@ -26,12 +26,12 @@ def modules(notebook: Path) -> list[Path]:
     book = nbformat.read(notebook, as_version=4)  # type: ignore[no-untyped-call]
     cells = [cell.source for cell in book.cells if cell.cell_type == "code"]
     todo = {name for source in cells for name in _imported(_python(source), notebook.name)}
-    found: set[str] = set()
+    needed: set[str] = set()
     while todo:
         name = todo.pop()
-        found.add(name)
-        todo |= _imports_of(name) - found
-    return sorted(_file(name) for name in found)
+        needed.add(name)
+        todo |= _imports_of(name) - needed
+    return sorted(_file(name) for name in needed)
 
 
 def _python(source: str) -> str:
@@ -51,13 +51,13 @@ def _imports_of(module: str) -> frozenset[str]:
 
 def _imported(code: str, where: str) -> set[str]:
     """Dotted names of the package's modules that some code imports at the top."""
-    found: set[str] = set()
+    names: set[str] = set()
     for node in _at_the_top(ast.parse(code)):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names if _is_ours(alias.name)}
+            names |= {alias.name for alias in node.names if _is_ours(alias.name)}
         elif isinstance(node, ast.ImportFrom) and _is_ours(node.module or ""):
-            found |= {_module_of(str(node.module), alias.name, where) for alias in node.names}
-    return {face for name in found for face in _with_faces(name)}
+            names |= {_module_of(str(node.module), alias.name, where) for alias in node.names}
+    return {face for name in names for face in _with_faces(name)}
 
 
 def _is_ours(module: str) -> bool:
@@ -85,15 +85,15 @@ def _with_faces(module: str) -> list[str]:
 @cache
 def _defined(module: str) -> frozenset[str]:
     """Names that a module defines or imports at the top."""
-    found: set[str] = set()
+    names: set[str] = set()
     for node in ast.parse(_file(module).read_text(encoding="utf-8")).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            found.add(node.name)
+            names.add(node.name)
         elif isinstance(node, ast.Import | ast.ImportFrom):
-            found |= {alias.asname or alias.name for alias in node.names}
+            names |= {alias.asname or alias.name for alias in node.names}
         else:
-            found |= {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
-    return frozenset(found)
+            names |= {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+    return frozenset(names)
 
 
 def _at_the_top(node: ast.AST) -> Iterator[ast.AST]:

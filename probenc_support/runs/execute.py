@@ -77,12 +77,12 @@ def source(notebook: str) -> Path:
     if path.suffix == ".ipynb" and path.is_file():
         return path.resolve()
     known = notebooks()
-    found = [name for name in known if name == notebook or name.split("_")[0] == notebook]
-    if not found:
+    meant = [name for name in known if name == notebook or name.split("_")[0] == notebook]
+    if not meant:
         raise InputError(
             f"There is no notebook {notebook!r}; choose from {', '.join(known) or 'none'}."
         )
-    return ROOT / "notebooks" / f"{found[0]}.ipynb"
+    return ROOT / "notebooks" / f"{meant[0]}.ipynb"
 
 
 def run(
@@ -129,7 +129,7 @@ def run(
 
 
 def _draft(folder: Path, notebook: str) -> Path:
-    """Where the notebook is executed; its name and those beside it are written down first."""
+    """Path of the notebook while it is executed; the files of the run are recorded first."""
     draft = folder / run_files.FAILED / f"{notebook}.ipynb"
     cache.make_folder(draft.parent)
     beside = [draft.with_suffix(suffix) for suffix in (".ipynb", ".log", ".json")]
@@ -231,7 +231,10 @@ def _cause(error: Exception) -> tuple[str, bool]:
     if name == "InputError":
         return first, True
     if name == "DeadKernelError":
-        return "The kernel died; most often the machine ran out of memory.", False
+        return (
+            "The kernel died; the most frequent cause is that the machine ran out of memory.",
+            False,
+        )
     return f"{name}: {first}" if first else name, False
 
 
@@ -279,7 +282,7 @@ def _without_paths(book: Any, given: Mapping[str, Any]) -> Any:
     What a page was given as `results_dir` is where it lies; run again elsewhere, for this model or
     another, it writes to that model's folder.
     """
-    # What lies below the working folder, such as book/runs, tells nothing of the machine.
+    # A path below the working folder, such as book/runs, reveals nothing about the machine.
     folders = ("results_dir", "runs_dir")
     told = {n: v for n, v in given.items() if n in folders and not v.startswith(("/", "~", ".."))}
     clean = portable.remover(ROOT, [value for name, value in given.items() if name not in told])

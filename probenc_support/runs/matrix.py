@@ -44,11 +44,11 @@ def cells(config: Mapping[str, Any]) -> list[Cell]:
     Raises:
         InputError: an unknown notebook, or two models that would share a folder.
     """
-    found = []
+    wanted = []
     for model, entry in models(config).items():
         for name in entry.get("notebooks") or config["added_models"]["notebooks"]:
             notebook = execute.source(str(name)).stem
-            found.append(
+            wanted.append(
                 Cell(
                     model=model,
                     slug=names.slug(model),
@@ -57,7 +57,7 @@ def cells(config: Mapping[str, Any]) -> list[Cell]:
                     resources=_layers(config, entry, "resources", notebook),
                 )
             )
-    return found
+    return wanted
 
 
 def models(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -38,9 +38,9 @@ def remover(root: Path, given: Iterable[Any]) -> Callable[[Any], Any]:
     )
 
     def clean(text: str) -> str:
-        # A path by chance in a drawing's code is none.
+        # The code of a drawing may contain the letters of a path by chance; it is left as it is.
         parts = _DRAWING.split(text)
-        parts[::2] = [pattern.sub(lambda found: places[found.group()], part) for part in parts[::2]]
+        parts[::2] = [pattern.sub(lambda place: places[place.group()], part) for part in parts[::2]]
         return "".join(parts)
 
     def walk(value: Any) -> Any:
@@ -72,7 +72,7 @@ def _places(root: Path, given: Iterable[Any]) -> Iterable[tuple[str, str]]:
 
 
 def _folders(root: Path) -> Iterable[tuple[Path, str]]:
-    """Folders that tell about the machine, with what stands for them alone."""
+    """Folders whose paths reveal the machine, each with what is written in its place."""
     yield from ((Path(os.environ[name]), "…") for name in _VARIABLES if os.environ.get(name))
     yield from ((folder, "…") for folder in (Path(tempfile.gettempdir()), cache.cache_dir()))
     for prefix in {sys.prefix, sys.base_prefix}:

@@ -74,7 +74,7 @@ def claim(folder: Path, notebook: str, name: str) -> Path:
 
 
 def check_results(folder: Path, notebook: str) -> None:
-    """Refuses, before the work, a folder where the results would take the place of others.
+    """Refuses, before the work, a folder in which the results would overwrite other files.
 
     Raises:
         InputError: metrics or provenance are there that no run of this project wrote.
@@ -105,7 +105,7 @@ def make_folder(folder: Path) -> None:
 
 
 def check_free(source: Path, folder: Path) -> None:
-    """Refuses to run a notebook where its page would take the place of somebody's file.
+    """Refuses to run a notebook where its page would overwrite a file of somebody else.
 
     Raises:
         InputError: the results folder is a file or cannot be made; the notebook is itself the page
@@ -130,9 +130,9 @@ def check_free(source: Path, folder: Path) -> None:
 
 
 def check_page(page: Path) -> None:
-    """Refuses a notebook in the place of a page that no run of this project wrote.
+    """Refuses to overwrite a notebook that no run of this project wrote.
 
-    What is no notebook at all (empty, cut off) may go.
+    A file that cannot be read as a notebook (empty, cut off) may be overwritten.
 
     Raises:
         InputError: there is one.
@@ -150,8 +150,8 @@ def _is_draft(path: Path) -> bool:
 
 def _metadata(page: Path) -> Mapping[str, Any] | None:
     metadata = read_object(page).get("metadata")
-    found = metadata.get("probenc") if isinstance(metadata, dict) else None
-    return found if isinstance(found, dict) else None
+    own = metadata.get("probenc") if isinstance(metadata, dict) else None
+    return own if isinstance(own, dict) else None
 
 
 def _not_ours(path: Path) -> str:
@@ -233,5 +233,5 @@ def _holds_object(path: Path) -> bool:
 
 @functools.cache
 def tell(line: str) -> None:
-    """Says a thing on stderr, once."""
+    """Prints a line on stderr, once however often it is called."""
     print(line, file=sys.stderr)

@@ -1,8 +1,8 @@
 """How much of the encoding each component and dimension of E carries (paper section 2.2).
 
-Everything here follows from the sufficient statistics of one fit, E'E and E'y,
-so that it costs products of d x d matrices and never another pass over the vocabulary. A basis
-(principal components, a random rotation, some dimensions in some order) is a change of these
+Everything here follows from the sufficient statistics of one fit, E'E and E'y, so that it costs
+products of d x d matrices and never another pass over the vocabulary. To change the basis (to
+principal components, by a random rotation, to some dimensions in some order) is to change these
 statistics.
 """
 
@@ -18,15 +18,16 @@ from probenc_support.regression import Design, Matrix, as_tensor
 from probenc_support.regression.arrays import Array
 
 Order = NDArray[np.int64]
+"""[k] numbers of dimensions or components, the first to be taken in front."""
 
 
 _CONDITION_LIMIT = 1e7
-"""Of E: that of E'E is the square, and float64 holds sixteen digits."""
+"""Largest condition number of E: that of E'E is its square, and float64 holds sixteen digits."""
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """All that a regression of y [n] on E [n, d] with an intercept needs to know."""
+    """All that a regression of y [n] on E [n, d] with an intercept needs."""
 
     n: int
     """Tokens."""
@@ -142,15 +143,40 @@ class Components:
         return statistics._in_basis(self.directions, gram)
 
     def scores(self, E: Matrix, k: int | None = None) -> Array:
-        """[n, k] coordinates of the centred rows of E [n, d] on the first k components, float32
-        arithmetic being enough for ranks and figures."""
+        """[n, k] coordinates of the centred rows of E [n, d] on the first k components (None: all).
+
+        In float32, which is enough for ranks and figures.
+        """
+        return self._scores(E, self.directions[:, :k])
+
+    def score(self, E: Matrix, k: int) -> Array:
+        """[n] coordinate of the centred rows of E [n, d] on component k, counted from 0."""
+        return self._scores(E, self.directions[:, k : k + 1])[:, 0]
+
+    @staticmethod
+    def _scores(E: Matrix, directions: Array) -> Array:
         rows = as_tensor(E).float()
         mean = rows.mean(0)
-        turn = as_tensor(self.directions[:, :k]).float().to(rows.device)
+        turn = as_tensor(directions).float().to(rows.device)
         scores = rows.new_empty(len(rows), turn.shape[1])
         for part, out in zip(rows.split(4096), scores.split(4096), strict=True):
             torch.mm(part - mean, turn, out=out)
         return scores.cpu().numpy()
+
+
+def correlations_of_components(statistics: Statistics) -> Array:
+    """[d] correlation of every principal component of E with y."""
+    return Components.of(statistics).express(statistics).correlation
+
+
+def among(design: Design, y: Matrix, chosen: NDArray[np.bool_]) -> Statistics | None:
+    """Statistics of the chosen tokens [n] alone, whose components are their own.
+
+    None where they are all tokens, or fewer than two a dimension.
+    """
+    if not 2 * design.d < chosen.sum() < len(chosen):
+        return None
+    return Statistics.of(design.without(np.flatnonzero(~chosen)), y)
 
 
 def cumulative_r2(statistics: Statistics, order: Order | None = None) -> Array:

@@ -1,19 +1,28 @@
-"""How concentrated the encoding is, in one number each, and how concentrated chance alone makes it.
+"""How concentrated the encoding is, in one number each, and how far that goes beyond a control.
 
 A rotation of E turns the slopes into a vector of the same length in a random direction, so that the
-Gini coefficient after a rotation is a constant of d; the first components lead in variance, so that
+Gini coefficient after a rotation is a constant of d. The first components lead in variance, so that
 a random direction, too, shows in them first. A measure of sparsity therefore counts only as far as
-it goes beyond its control (`excess`, `ratio`).
+it goes beyond its control (`excess`, `ratio`); the controls are drawn in `controls`.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import linalg
+import pandas as pd
 
-from probenc_support.regression import Design, Interval, Matrix, as_tensor
+from probenc_support.regression import Interval
 from probenc_support.regression.arrays import Array
-from probenc_support.sparsity.components import Order, Statistics
+from probenc_support.sparsity.components import Order
+
+NAMES = {
+    "gini": "Gini coefficient",
+    "participation_ratio": "participation ratio",
+    "top_1_percent": "share of top 1 %",
+    "top_10_percent": "share of top 10 %",
+}
+"""What the measures of `Concentration` are called in a table."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,41 @@ class Concentration:
         )
 
 
+def of_each(slopes: Array) -> pd.DataFrame:
+    """The measures of `Concentration` of many fits: a row for each row of slopes [B, d]."""
+    return pd.DataFrame([vars(Concentration.of(row)) for row in slopes])
+
+
+def intervals(slopes: Array, draws: pd.DataFrame) -> dict[str, Interval]:
+    """The measures of slopes [d] by their name, with intervals over draws (see `of_each`)."""
+    measures = vars(Concentration.of(slopes))
+    return {name: Interval.of(at, draws[name].to_numpy()) for name, at in measures.items()}
+
+
+def table(
+    measured: dict[str, Interval], standardised: Concentration, rotated: pd.DataFrame
+) -> pd.DataFrame:
+    """The measures side by side, one row each.
+
+    Args:
+        measured: of the slopes, see `intervals`.
+        standardised: of the slopes times the standard deviations of their dimensions.
+        rotated: of the slopes after random rotations, see `of_each`.
+
+    Returns:
+        Columns `slopes`, `low`, `high`, `standardised`, `rotated` (mean) and `rotated, 97.5 %`.
+    """
+    columns = {
+        "slopes": {name: one.estimate for name, one in measured.items()},
+        "low": {name: one.low for name, one in measured.items()},
+        "high": {name: one.high for name, one in measured.items()},
+        "standardised": vars(standardised),
+        "rotated": rotated.mean(),
+        "rotated, 97.5 %": rotated.quantile(0.975),
+    }
+    return pd.DataFrame(columns).rename(index=NAMES)
+
+
 def gini(values: Array) -> float:
     """Gini coefficient of the sizes of values [d], 0 to 1 - 1/d."""
     sizes = np.sort(np.abs(values))
@@ -60,79 +104,30 @@ def top_share(values: Array, fraction: float) -> float:
     return float(squares[: max(1, round(fraction * len(squares)))].sum() / squares.sum())
 
 
+def share_of_first(r: Array, k: int) -> Array:
+    """[...] share of R^2 that the first k of uncorrelated components hold, 0 to 1.
+
+    Args:
+        r: [..., d] correlations of the components with y.
+    """
+    squares = np.square(r)
+    return np.asarray(squares[..., :k].sum(-1) / squares.sum(-1))
+
+
 def overlap(first: Array, second: Array, k: int = 10) -> float:
     """Share of the k largest entries (by size) of one vector that are also among the other's."""
     k = min(k, len(first))
     return len(set(top(first, k)) & set(top(second, k))) / k
 
 
+def sorted_sizes(values: Array) -> Array:
+    """[d] sizes of values [d], largest first."""
+    return np.sort(np.abs(values))[::-1]
+
+
 def top(values: Array, k: int) -> Order:
     """[k] indices of the k largest entries by size, largest first."""
     return np.argsort(-np.abs(values), kind="stable")[:k]
-
-
-# ---------------------------------------------------------------------------------------- controls
-
-
-def random_rotation(d: int, rng: np.random.Generator) -> Array:
-    """[d, d] orthogonal matrix, uniform by Haar's measure (Mezzadri 2007)."""
-    Q, R = np.linalg.qr(rng.normal(size=(d, d)))
-    return np.asarray(Q * np.sign(R.diagonal()))
-
-
-def rotated_slopes(slopes: Array, n_draws: int, rng: np.random.Generator) -> Array:
-    """[n_draws, d] slopes as they come out after random rotations of E.
-
-    A rotation of E turns the slopes with it, so that they become a vector of the same length in a
-    uniformly random direction.
-    """
-    draws = rng.normal(size=(n_draws, len(slopes)))
-    lengths = np.linalg.norm(draws, axis=1, keepdims=True)
-    return np.asarray(draws / lengths * np.linalg.norm(slopes))
-
-
-def random_direction_shares(variances: Array, n_draws: int, rng: np.random.Generator) -> Array:
-    """[n_draws, d] shares of R^2 that components hold when y lies along a random direction of E.
-
-    A slope that prefers no component gives each a share in proportion to its variance times a
-    chi-squared number, so that the first components lead whatever the direction. Every row sums
-    to one.
-    """
-    shares = variances * rng.chisquare(1, size=(n_draws, len(variances)))
-    return np.asarray(shares / shares.sum(1, keepdims=True))
-
-
-def gaussian_control(statistics: Statistics, rng: np.random.Generator) -> Statistics:
-    """Statistics as they would be if E were normal and y lay along a random direction of it.
-
-    E has the covariance of the real one, and y the same R^2; the direction prefers no component
-    and no dimension. What is sparse here is sparse for reasons of E's covariance alone. Drawn
-    without drawing E: its Gram matrix by Bartlett's decomposition (1933), the noise given that.
-    """
-    n, d, r2 = statistics.n, statistics.d, statistics.r2
-    bartlett = np.tril(rng.normal(size=(d, d)), -1)
-    bartlett += np.diag(np.sqrt(rng.chisquare(n - 1 - np.arange(d))))
-    root = linalg.cholesky(statistics.gram / (n - 1), lower=True) @ bartlett
-    signal = root.T @ rng.normal(size=d)
-    sd = np.sqrt((signal @ signal) * (1.0 / r2 - 1.0) / (n - 1))
-    seen = signal + sd * rng.normal(size=d)
-    unseen = sd**2 * rng.chisquare(n - 1 - d)
-    total = float(seen @ seen + unseen)
-    return Statistics(n, np.zeros(d), root @ root.T, 0.0, root @ seen, total)
-
-
-def shuffled_control(
-    design: Design, y: Matrix, *, n_shuffles: int = 20, seed: int = 0
-) -> list[Statistics]:
-    """Statistics with y in random order, which must show nothing."""
-    rng = np.random.default_rng(seed)
-    values = as_tensor(y).double().cpu().numpy()
-    return Statistics.of_many(
-        design, np.stack([rng.permutation(values) for _ in range(n_shuffles)], axis=1)
-    )
-
-
-# ------------------------------------------------------------------------- beyond the control
 
 
 def excess(estimate: float, draws: Array, control: Array, rng: np.random.Generator) -> Interval:
@@ -161,3 +156,24 @@ def ratio(estimate: float, draws: Array, control: Array, rng: np.random.Generato
 def _paired(draws: Array, control: Array, rng: np.random.Generator) -> tuple[Array, Array]:
     matched = np.tile(control, 1 + len(draws) // len(control))
     return rng.choice(draws, len(matched)), matched
+
+
+def table_beyond(
+    rows: Iterable[tuple[str, float, float, Interval, Interval | None]],
+) -> pd.DataFrame:
+    """Measures beside their controls.
+
+    Args:
+        rows: of each the measure's name, its value here, the mean of its control, how far it goes
+            beyond that, and the same for tokens in random order (None: not measured).
+    """
+    columns = ["measure", "here", "control", "difference (last row: ratio)"]
+    shown = [
+        (*row, _with_ends(beyond), _with_ends(of_shuffled) if of_shuffled else "")
+        for *row, beyond, of_shuffled in rows
+    ]
+    return pd.DataFrame(shown, columns=[*columns, "the same, tokens shuffled"])
+
+
+def _with_ends(interval: Interval) -> str:
+    return f"{interval.estimate:.3f} ({interval.low:.3f} to {interval.high:.3f})"

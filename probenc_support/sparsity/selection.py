@@ -63,9 +63,16 @@ def forward_selection(
     return Selection(order, np.cumsum(gains) / statistics.total)
 
 
+def forward_basis(statistics: Statistics) -> Array:
+    """[d, k] unit vectors of the dimensions in order of forward selection; for `heldout_curve`."""
+    return np.eye(statistics.d)[:, forward_selection(statistics).order]
+
+
 def dims_for_share(statistics: Statistics, share: float = 0.9) -> int:
-    """How many dimensions, chosen one by one, reach a share of the full R^2 (`count_for_share` of
-    their curve, without the rest of it)."""
+    """How many dimensions forward selection needs for a share of the full R^2.
+
+    It is `count_for_share` of its curve, without the rest of the curve.
+    """
     goal = share * statistics.r2 * (1.0 - 1e-12)
     return len(forward_selection(statistics, until=goal).order)
 
@@ -77,8 +84,11 @@ def count_for_share(r2: Array, share: float = 0.9, full: float | None = None) ->
 
 
 def component_shares(r: Array) -> tuple[Array, Array]:
-    """Cumulative R^2 [d] of uncorrelated components with correlations r [d]: by variance, and by
-    size of the correlation (which is the best choice of every number of components)."""
+    """Cumulative R^2 [d] of uncorrelated components with correlations r [d], in two orders.
+
+    The first is that of their variance, in which they are given. The second is by size of the
+    correlation, which for every number of components is the best choice of so many.
+    """
     return np.cumsum(r**2), np.cumsum(np.sort(r**2)[::-1])
 
 
@@ -101,8 +111,8 @@ def lasso_path(
 ) -> LassoPath:
     """The lasso (or elastic net) beside forward selection.
 
-    A lasso knows E and y by E'E and E'y only. So a square factor of E'E stands in for E, and
-    scikit-learn works on d rows in place of n.
+    The lasso's problem contains E and y only through E'E and E'y. So a square factor of E'E can
+    stand for E, and scikit-learn works on d rows in place of n.
 
     Args:
         statistics: of the full regression.

@@ -1,7 +1,8 @@
-"""How much of the slopes, and of the order in which they prune, is luck of the detecting text.
+"""How far the slopes, and the order in which they prune, depend on which text was read.
 
-The average probabilities are made again from documents drawn with replacement, and the fit with
-them. Standard errors that take tokens for independent observations say nothing about that.
+The average probabilities are computed again for documents drawn with replacement, and the fit is
+made again with them. Standard errors that take tokens as independent observations say nothing about
+that.
 """
 
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from probenc_support.regression.arrays import Array
 
 @dataclass(frozen=True, eq=False)
 class Redrawn:
-    """Slopes of the log-linear fit, and as they would be for other documents."""
+    """Slopes of the log-linear fit to all text, and of the fits to drawn documents."""
 
     slopes: Array
     """[d] slopes of the fit to all text, nats per unit of E."""
@@ -34,7 +35,7 @@ class Redrawn:
         return _ranks(self.slopes[:, None])[:, 0]
 
     def rank_interval(self, dimension: int, level: float = 0.95) -> tuple[float, float]:
-        """Quantiles of a dimension's place in the paper's order between draws."""
+        """Interval that holds the dimension's place in the paper's order in this share of draws."""
         places = _ranks(self.replicates)[dimension]
         low, high = np.quantile(places, [0.5 - level / 2, 0.5 + level / 2])
         return float(low), float(high)
@@ -48,8 +49,9 @@ class Redrawn:
 
         Mean over pairs of consecutive draws; by chance it is removed / d.
         """
-        gone = _ranks(self.replicates) <= removed
-        return float((gone[:, 1:] & gone[:, :-1]).sum(axis=0).mean() / removed)
+        is_removed = _ranks(self.replicates) <= removed
+        in_both = is_removed[:, 1:] & is_removed[:, :-1]
+        return float(in_both.sum(axis=0).mean() / removed)
 
 
 def redraw(
@@ -61,12 +63,12 @@ def redraw(
     n_replicates: int = 100,
     seed: int = 0,
 ) -> Redrawn:
-    """Fits -log a of drawn documents.
+    """Fits -log a, as it is in each of many draws of documents with replacement.
 
     Args:
         design: statistics of the tokens' rows of E.
         slopes: [d] of the fit to all text.
-        log_a_groups: [G, V] log average probability of the same tokens within each document.
+        log_a_groups: [G, n] log average probability of the same tokens within each document.
         group_sizes: [G] positions in each.
 
     Raises:

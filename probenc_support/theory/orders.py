@@ -1,20 +1,22 @@
-"""The encoding without a fitted parameter: the orders of log mean_n P(w|n), and the gap they face.
+"""The encoding without a fitted parameter: cumulants of log P(w|n), and the Jensen gap.
 
-With log P(w|n) = E_w . h_n + b_w - z_n, a cumulant expansion of y_w = -log mean_n exp(log P(w|n))
-starts with the mean of -log P, which is exactly linear in E_w, and goes on with half its variance.
-The series need not converge, and for real models it does not: see `cumulant_series`, and
-`context_classes` for a theory whose steps do lead to y.
+With log P(w|n) = E_w . h_n + b_w - z_n, the cumulant expansion of y_w = -log mean_n exp(log P(w|n))
+starts with the mean of -log P, which is exactly linear in E_w, and goes on with minus half the
+variance. The series need not converge, and for real models it does not; see `cumulant_series`. The
+theory of `context_classes` does lead to y.
 """
 
+import pandas as pd
 import torch
 from torch import Tensor
 
 from probenc_support.head import Head
-from probenc_support.moments import Moments, covariance
+from probenc_support.moments import Moments, covariance, variances_along
 from probenc_support.precision import wide
+from probenc_support.regression import r2_of
 
 ORDERS = 4
-"""Cumulants that `cumulants` measures."""
+"""How many cumulants `cumulants` gives."""
 
 
 _CHUNK_BYTES = 64e6
@@ -34,36 +36,59 @@ def first_order(head: Head, h: Tensor, z: Tensor) -> Tensor:
     return z.double().mean() - linear - (0.0 if head.bias is None else head.bias.double())
 
 
+def without_bias(head: Head, values: Tensor) -> Tensor:
+    """[n] float64 values of -log P less the part of the head's bias, -b_w: what E_w should give."""
+    wide_values = values.double()
+    return wide_values if head.bias is None else wide_values + head.bias.double()
+
+
+def along(head: Head, direction: Tensor, y: Tensor) -> Tensor:
+    """Prediction of y [n] by one direction [d], E_w . direction - b_w, and one fitted intercept.
+
+    Returns:
+        [n] float64, nats; its mean is that of y.
+    """
+    linear = _rows_times(head.rows, direction.double()[:, None])[:, 0]
+    if head.bias is not None:
+        linear = linear - head.bias.double()
+    return linear + (y - linear).mean()
+
+
 def jensen_gap(log_a: Tensor, mean_log_p: Tensor) -> Tensor:
     """How far the mean of -log P(w|n) lies above y_w = -log mean_n P(w|n).
 
     Args:
-        log_a: [V] log of the average probability, nats; mean_log_p: [V] average log-probability.
+        log_a: [n] log of the average probability, nats; mean_log_p: [n] average log-probability.
 
     Returns:
-        [V] nats, never below zero but for rounding (Jensen's inequality).
+        [n] nats; by Jensen's inequality negative only by rounding.
     """
     return log_a - mean_log_p
 
 
 def log_probability_variance(E: Tensor, h: Tensor, z: Tensor) -> Tensor:
-    """Var_n(E_w . h_n - z_n) = E_w' S E_w - 2 E_w . cov(h, z) + var(z), with S = cov(h).
+    """Variance of log P(w|n) over the positions, from the second moments of h and z.
+
+    Var_n(E_w . h_n - z_n) = E_w' S E_w - 2 E_w . cov(h, z) + var(z), with S = cov(h).
+
+    Args:
+        E: [n, d] rows of some tokens; h: [N, d]; z: [N].
 
     Returns:
-        [V] float64, nats squared.
+        [n] float64, nats squared.
     """
     S, cross = Moments.of(h).cov, covariance(h, z)
-    quadratic = torch.cat(
-        [((part := rows.double()) @ S * part).sum(dim=1) for rows in E.split(8192)]
-    )
+    quadratic = variances_along(S, E)
     return quadratic - 2 * _rows_times(E, cross[:, None])[:, 0] + z.double().var(correction=0)
 
 
 def second_order(head: Head, h: Tensor, z: Tensor) -> Tensor:
     """y to second order: the mean of -log P less half the variance of log P.
 
+    Args: see `first_order`.
+
     Returns:
-        [V] float64, nats.
+        [n] float64, nats.
     """
     return first_order(head, h, z) - log_probability_variance(head.rows, h, z) / 2
 
@@ -72,8 +97,8 @@ def second_order(head: Head, h: Tensor, z: Tensor) -> Tensor:
 def cumulants(head: Head, h: Tensor, z: Tensor) -> Tensor:
     """The first four cumulants of log P(w|n) over the positions.
 
-    The logits of every token at every position are made, in E's precision: give the rows of some
-    tokens where that is too many.
+    The logits of every token at every position are computed, in E's precision: give a head of some
+    tokens (`Head.chosen`) where that would take too long.
 
     Args:
         head: of n tokens, some or all; h: [N, d]; z: [N] log-partition of the whole head.
@@ -105,9 +130,27 @@ def cumulant_series(head: Head, h: Tensor, z: Tensor) -> Tensor:
         up to j = k + 1.
     """
     factorial = torch.tensor([1.0, 2.0, 6.0, 24.0], dtype=torch.float64)
-    found = cumulants(head, h, z)
-    return -torch.cumsum(found / factorial.to(found.device)[:, None], dim=0)
+    moments = cumulants(head, h, z)
+    return -torch.cumsum(moments / factorial.to(moments.device)[:, None], dim=0)
+
+
+def order_table(head: Head, h: Tensor, z: Tensor, y: Tensor) -> pd.DataFrame:
+    """What each order of the cumulant expansion explains of y [n], for the n tokens of a head.
+
+    Returns:
+        order (1 to 4), r2 (nothing fitted), r2_one_intercept (one intercept fitted).
+    """
+    rows = [
+        {
+            "order": order,
+            "r2": r2_of(y, predicted),
+            "r2_one_intercept": r2_of(y, predicted + (y - predicted).mean()),
+        }
+        for order, predicted in enumerate(cumulant_series(head, h, z), start=1)
+    ]
+    return pd.DataFrame(rows)
 
 
 def _rows_times(E: Tensor, columns: Tensor) -> Tensor:
+    """E [n, d] times columns [d, m], float64 [n, m], a few rows of E at a time."""
     return torch.cat([rows.double() @ columns for rows in E.split(8192)])

@@ -116,7 +116,8 @@ def test_pass_on_gpu(benchmark: Any, size: str) -> None:
     """Tokens a second and share of the bfloat16 matrix-product rate at the papers' sizes."""
     from transformers import GPT2Config, GPT2LMHeadModel, GPTJConfig, GPTJForCausalLM
 
-    from probenc_support.models import LanguageModel, check_head
+    from probenc_support.models import LanguageModel
+    from probenc_support.models.wrapping import check_head
 
     torch.manual_seed(0)
     with torch.device("cuda"):

@@ -3,9 +3,9 @@
 from probenc_support.notebook.figures.kinds import (
     Curve,
     bars,
+    cloud,
     curves,
     equality,
-    lines,
     measured_against_predicted,
 )
 from probenc_support.notebook.figures.of_tables import grouped, intervals
@@ -30,11 +30,11 @@ __all__ = [
     "WIDE",
     "Curve",
     "bars",
+    "cloud",
     "curves",
     "equality",
     "grouped",
     "intervals",
-    "lines",
     "measured_against_predicted",
     "panel",
     "show",

@@ -1,17 +1,26 @@
 """The kinds of figures that recur, one drawing function each: all pages look of one hand."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
+from matplotlib import ticker
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
 from probenc_support.notebook.figures.style import GREY, LINES, MARKERS, PALETTE, PANEL, panel
 
 Array = npt.NDArray[np.float64]
+
+_CONTROL_LINES = (":", (0, (5, 2)), (0, (5, 1, 1, 1)))
+"""Of the controls of one panel, in order."""
+
+_FEW = 50
+"""Points up to which they are drawn large."""
 
 _MANY = 2000
 """Points above which a cloud is shown by its density."""
@@ -33,11 +42,56 @@ class Curve:
     """Whether it is a control: grey and dotted, apart from what it is held against."""
     joined: bool = True
     """Whether a line joins the points; else each is a mark of its own."""
+    repeats: Any = None
+    """Pairs of x [n] and y [n], one a repetition (a run, a seed) of which this is the mean: drawn
+    thin beside it; None: there are none."""
+    marks: Any = None
+    """Which points get a marker where the panel is marked, by number; None: every one."""
+
+    @classmethod
+    def of_runs(cls, x: Any, y: Any, **settings: Any) -> "Curve":
+        """The mean of several runs, with each of them beside it.
+
+        Args:
+            x: [n] or [n_runs, n]; y: [n] of one run, or [n_runs, n].
+        """
+        ys = np.atleast_2d(np.asarray(y, dtype=np.float64))
+        xs = np.broadcast_to(np.asarray(x, dtype=np.float64), ys.shape)
+        pairs = list(zip(xs, ys, strict=True)) if len(ys) > 1 else None
+        return cls(xs.mean(0), ys.mean(0), repeats=pairs, **settings)
 
     @classmethod
     def over_ranks(cls, values: Any, **settings: Any) -> "Curve":
         """Values over the ranks 1, 2, and so on."""
         return cls(np.arange(1, len(values) + 1), values, **settings)
+
+    @classmethod
+    def with_ends(cls, frame: pd.DataFrame, x: str, y: str, **settings: Any) -> "Curve":
+        """Column y of a table over its column x, with the columns `<y>_low` and `<y>_high`."""
+        rows = frame.sort_values(x)
+        return cls(rows[x], rows[y], rows[f"{y}_low"], rows[f"{y}_high"], **settings)
+
+
+def cloud(
+    x: Any, y: Any, *, counted: str = "", size: tuple[float, float] = PANEL, **settings: Any
+) -> Figure:
+    """One panel of points or, where they are many, of how many lie in each hexagon.
+
+    Args:
+        x: [n]; y: [n].
+        counted: what a colour bar counts, such as `tokens`; empty: there is no colour bar.
+        settings: of the axes, for instance `xlabel`.
+    """
+    figure, axes = panel(size)
+    x, y = (np.asarray(values, dtype=np.float64) for values in (x, y))
+    if len(x) > _MANY:
+        grid = axes.hexbin(x, y, gridsize=60, bins="log", mincnt=1, linewidths=0.1)
+        if counted:
+            figure.colorbar(grid, label=counted)
+    else:
+        axes.plot(x, y, "o", markersize=3, alpha=0.6, color=PALETTE[0], rasterized=True)
+    axes.set(**settings)
+    return figure
 
 
 def measured_against_predicted(
@@ -50,23 +104,18 @@ def measured_against_predicted(
     counted: str = "",
     size: tuple[float, float] = PANEL,
 ) -> Figure:
-    """One panel: points or, where they are many, how many lie in each hexagon; dashed: equal.
+    """A `cloud` with a dashed line where both values are equal.
 
     Args:
         predicted: [n] on the horizontal axis; measured: [n] on the vertical one.
         legend: where it stands; empty: there is none.
-        counted: what a colour bar counts, such as `tokens`; empty: there is no colour bar.
+        counted: see `cloud`.
     """
-    figure, axes = panel(size)
-    x, y = (np.asarray(values, dtype=np.float64) for values in (predicted, measured))
-    if len(x) > _MANY:
-        grid = axes.hexbin(x, y, gridsize=60, bins="log", mincnt=1, linewidths=0.1)
-        if counted:
-            figure.colorbar(grid, label=counted)
-    else:
-        axes.plot(x, y, "o", markersize=3, alpha=0.6, color=PALETTE[0], rasterized=True)
-    equality(axes, (min(x.min(), y.min()), max(x.max(), y.max())))
-    axes.set(xlabel=xlabel, ylabel=ylabel)
+    labels = {"xlabel": xlabel, "ylabel": ylabel}
+    figure = cloud(predicted, measured, counted=counted, size=size, **labels)
+    axes = figure.axes[0]
+    both = np.concatenate([np.asarray(predicted), np.asarray(measured)])
+    equality(axes, (float(both.min()), float(both.max())))
     if legend:
         _legend(axes, legend)
     return figure
@@ -95,21 +144,28 @@ def curves(
 
     Args:
         series: curves by their label in the legend; eight at most, besides controls.
-        levels: horizontal lines by what they are; bounds and yardsticks.
-        marked: put a marker at every point.
+        levels: horizontal lines by what they are; bounds and yardsticks. One without a name is in
+            no legend.
+        marked: put markers at the points of curves that are no controls.
         legend: where it stands, `below` for under the panel; empty: there is none.
         settings: of the axes, for instance `xlabel` or `xscale`.
     """
     figure, axes = panel(size)
-    plain = 0
+    plain = n_controls = 0
     for label, curve in series.items():
-        look: dict[str, Any] = {"color": GREY, "linestyle": ":"}
-        if not curve.control:
+        look: dict[str, Any] = {"color": GREY, "linestyle": _CONTROL_LINES[n_controls % 3]}
+        if curve.control:
+            n_controls += 1
+        else:
             look = {"color": PALETTE[plain], "linestyle": LINES[plain]}
-            look |= {"marker": MARKERS[plain]} if marked or not curve.joined else {}
             plain += 1
+        for x, y in curve.repeats or ():
+            axes.plot(x, y, linewidth=0.6, alpha=0.5, **look)
+        if not curve.control and (marked or not curve.joined):
+            look |= {"marker": MARKERS[plain - 1], "markevery": curve.marks}
         if not curve.joined:
             look |= {"linestyle": "none", "marker": look.get("marker", "x")}
+            look |= {"markersize": 3} if len(curve.x) > _FEW else {}
         axes.plot(curve.x, curve.y, label=label, **look)
         if curve.low is not None:
             axes.fill_between(
@@ -118,6 +174,8 @@ def curves(
     for k, (label, level) in enumerate((levels or {}).items()):
         axes.axhline(level, color=GREY, linewidth=0.8, linestyle=LINES[k], label=label)
     axes.set(**settings)
+    for axis in (axes.xaxis, axes.yaxis):
+        _label_in_plain_numbers(axis)
     if legend == "below":
         figure.legend(loc="outside lower center", ncols=2)
     elif legend:
@@ -125,11 +183,27 @@ def curves(
     return figure
 
 
+def _label_in_plain_numbers(axis: Axis) -> None:
+    """Labels a logarithmic axis from 0.01 to 100,000 or less with plain numbers, not powers of 10.
+
+    Where it spans few powers of ten, 2 and 5 times them are labelled as well.
+    """
+    low, high = sorted(axis.get_view_interval())
+    if axis.get_scale() != "log" or not 0.01 <= low < high <= 1e5:
+        return
+    if isinstance(axis.get_major_locator(), ticker.LogLocator):
+        steps = (1.0, 2.0, 5.0) if high < 200 * low else (1.0,)
+        axis.set_major_locator(ticker.LogLocator(subs=steps))
+    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,g}"))
+    axis.set_minor_formatter(ticker.NullFormatter())
+
+
 def bars(
     names: Sequence[str],
     series: Mapping[str, Any],
     *,
     errors: Mapping[str, Any] | None = None,
+    controls: Collection[str] = (),
     legend: str = "best",
     size: tuple[float, float] = PANEL,
     **settings: Any,
@@ -140,6 +214,7 @@ def bars(
         names: [n] under the bars.
         series: [n] values by their label in the legend; told apart by colour and hatching.
         errors: [2, n] how far intervals reach below and above, by the same labels.
+        controls: labels of the series that are controls: grey.
         legend: where it stands; empty: there is none.
         settings: of the axes.
     """
@@ -153,7 +228,7 @@ def bars(
             np.asarray(values, dtype=np.float64),
             width,
             yerr=(errors or {}).get(label),
-            color=PALETTE[k],
+            color=GREY if label in controls else PALETTE[k],
             hatch=("", "//", "..", "xx")[k % 4],
             edgecolor="white",
             label=label,
@@ -164,9 +239,3 @@ def bars(
     if legend:
         _legend(axes, legend)
     return figure
-
-
-def lines(series: Mapping[str, Any], **settings: Any) -> tuple[Figure, Axes]:
-    """`curves` over the ranks 1, 2, and so on, of values [k] by their label; with its axes."""
-    figure = curves({label: Curve.over_ranks(v) for label, v in series.items()}, **settings)
-    return figure, figure.axes[0]

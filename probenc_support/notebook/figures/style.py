@@ -27,6 +27,7 @@ GREY = PALETTE[7]
 LINES: tuple[str | tuple[int, tuple[int, ...]], ...] = (
     "-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (6, 2, 1, 2)),
 )  # fmt: skip
+"""Styles of the lines of one panel, in order."""
 
 
 PANEL = (4.4, 3.2)

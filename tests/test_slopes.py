@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from probenc_support import regression
 from probenc_support.regression import Design
-from probenc_support.regression import slopes as directions
+from probenc_support.regression import slopes as slopes
 
 
 def problem(n=200, d=5, seed=0):
@@ -17,11 +18,9 @@ def problem(n=200, d=5, seed=0):
 def test_correlation_of_fitted_values_is_that_of_the_products():
     E, rng = problem()
     a, b = rng.normal(size=(2, 5))
-    found = directions.fitted_correlation(Design.of(E), a, b)
+    found = slopes.fitted_correlation(Design.of(E), a, b)
     assert found == pytest.approx(np.corrcoef(E @ a, E @ b)[0, 1], rel=1e-10)
-    many = directions.fitted_correlations(
-        Design.of(E), np.stack([a, b], axis=1), -np.stack([a, b]).T
-    )
+    many = slopes.fitted_correlations(Design.of(E), np.stack([a, b], axis=1), -np.stack([a, b]).T)
     np.testing.assert_allclose(many, -1.0)
 
 
@@ -29,8 +28,8 @@ def test_dimensions_along_which_rows_are_alike_decide_the_cosine_and_not_the_cor
     E, _ = problem()
     E[:, 4] = 3.0 + 1e-6 * E[:, 4]
     one, other = np.array([1.0, 0, 0, 0, 9.0]), np.array([1.0, 0, 0, 0, -9.0])
-    assert directions.cosine(one, other) < -0.9
-    assert directions.fitted_correlation(Design.of(E), one, other) > 0.9999
+    assert slopes.cosine(one, other) < -0.9
+    assert slopes.fitted_correlation(Design.of(E), one, other) > 0.9999
 
 
 def test_correlation_with_the_mean_hidden_state_over_draws_of_documents():
@@ -38,25 +37,25 @@ def test_correlation_with_the_mean_hidden_state_over_draws_of_documents():
     design = Design.of(E)
     h, group = rng.normal(size=(60, 5)) + 1.0, np.repeat(np.arange(6), 10)
     draws = regression.draws_of_groups(6, 30, seed=1)
-    slopes = rng.normal(size=(5, 31))
-    found = directions.with_mean_hidden(design, slopes, h, group, draws)
+    drawn_slopes = rng.normal(size=(5, 31))
+    found = slopes.correlation_with_mean_hidden(design, drawn_slopes, h, group, draws)
     assert found.estimate == pytest.approx(
-        directions.fitted_correlation(design, slopes[:, 0], -h.mean(axis=0))
+        slopes.fitted_correlation(design, drawn_slopes[:, 0], -h.mean(axis=0))
     )
     drawn = np.concatenate([np.tile(h[group == g], (n, 1)) for g, n in enumerate(draws[4])])
-    expected = directions.fitted_correlation(design, slopes[:, 5], -drawn.mean(axis=0))
+    expected = slopes.fitted_correlation(design, drawn_slopes[:, 5], -drawn.mean(axis=0))
     assert found.replicates[4] == pytest.approx(expected)
 
 
-def test_slopes_of_texts_that_agree_are_significant_and_those_of_noise_are_not():
+def test_slopes_texts_that_agree_are_significant_and_those_of_noise_are_not():
     rng = np.random.default_rng(0)
     B, d, G = 400, 200, 40
     truth = np.where(np.arange(d) < 50, 1.0, 0.0)
     error = 0.1 * rng.normal(size=d)
-    slopes = np.column_stack(
+    drawn_slopes = np.column_stack(
         [truth + error, (truth + error)[:, None] + 0.1 * rng.normal(size=(d, B))]
     )
-    tests = directions.slope_tests(slopes, G)
+    tests = slopes.slope_tests(drawn_slopes, G)
     np.testing.assert_allclose(tests.stderr, 0.1, rtol=0.2)
     found = tests.p_adjusted <= 0.05
     assert found[:50].all()
@@ -68,8 +67,8 @@ def test_slopes_of_texts_that_agree_are_significant_and_those_of_noise_are_not()
 
 def test_adjusted_p_values_are_those_of_benjamini_and_hochberg():
     rng = np.random.default_rng(1)
-    slopes = rng.normal(size=(30, 101)) + rng.normal(size=(30, 1))
-    tests = directions.slope_tests(slopes, 20)
+    drawn_slopes = rng.normal(size=(30, 101)) + rng.normal(size=(30, 1))
+    tests = slopes.slope_tests(drawn_slopes, 20)
     order = np.argsort(tests.p)
     scaled = tests.p[order] * 30 / np.arange(1, 31)
     expected = np.minimum(1.0, np.minimum.accumulate(scaled[::-1])[::-1])
@@ -77,6 +76,26 @@ def test_adjusted_p_values_are_those_of_benjamini_and_hochberg():
 
 
 def test_cosine_of_tensors_and_arrays():
-    assert directions.cosine(torch.tensor([1.0, 0.0]), np.array([1.0, 1.0])) == pytest.approx(
-        0.5**0.5
-    )
+    assert slopes.cosine(torch.tensor([1.0, 0.0]), np.array([1.0, 1.0])) == pytest.approx(0.5**0.5)
+
+
+def test_correlation_is_pearsons():
+    one, other = np.random.default_rng(2).normal(size=(2, 50))
+    expected = stats.pearsonr(one, other).statistic
+    assert slopes.correlation(torch.from_numpy(one), other) == pytest.approx(expected)
+    assert slopes.correlation(one, 5.0 - 2.0 * one) == pytest.approx(-1.0)
+
+
+def test_the_table_of_the_direction_has_a_row_a_dimension():
+    E, rng = problem()
+    design = Design.of(E)
+    fit = design.fit(E @ np.arange(5.0) + rng.normal(size=200))
+    drawn = fit.slopes[:, None] + 0.1 * rng.normal(size=(5, 30))
+    tests = slopes.slope_tests(np.column_stack([fit.slopes, drawn]), 20)
+    table = slopes.direction_table(design, fit, tests, torch.arange(5))
+    assert table["dimension"].tolist() == [0, 1, 2, 3, 4]
+    np.testing.assert_allclose(table["sd_of_E"], E.std(axis=0, ddof=1))
+    np.testing.assert_array_equal(table["slope"], fit.slopes)
+    np.testing.assert_array_equal(table["minus_mean_hidden"], np.arange(5.0))
+    t = table["slope"] / table["stderr_documents"]
+    np.testing.assert_allclose(table["p"], 2 * stats.t.sf(np.abs(t), 19))
