@@ -6,8 +6,8 @@ import torch
 from scipy import stats
 
 from probenc_support import regression
-from probenc_support.regression import Design
-from probenc_support.regression import slopes as slopes
+from probenc_support.regression import Design, slopes
+from probenc_support.sparsity.significance import Significance
 
 
 def problem(n=200, d=5, seed=0):
@@ -99,3 +99,14 @@ def test_the_table_of_the_direction_has_a_row_a_dimension():
     np.testing.assert_array_equal(table["minus_mean_hidden"], np.arange(5.0))
     t = table["slope"] / table["stderr_documents"]
     np.testing.assert_allclose(table["p"], 2 * stats.t.sf(np.abs(t), 19))
+
+
+def test_the_test_of_sparsity_is_the_same_but_for_the_correction_of_the_spread():
+    rng = np.random.default_rng(4)
+    estimate, draws = rng.normal(size=30), rng.normal(size=(30, 50))
+    ours = slopes.slope_tests(np.column_stack([estimate, draws]), 12)
+    theirs = Significance.over_documents(estimate, draws.T, 12)
+    np.testing.assert_allclose(theirs.stderr / ours.stderr, (12 / 11) ** 0.5)
+    same = Significance.of(estimate, ours.stderr, 11)
+    np.testing.assert_allclose(ours.p, same.p)
+    np.testing.assert_allclose(ours.p_adjusted, same.q)

@@ -84,9 +84,9 @@ def slope_tests(slopes: Array, n_documents: int) -> SlopeTests:
     """Tests of slopes [d, 1 + B]: of all text (column 0) and of draws of documents.
 
     The documents are the observations, since the tokens of one vocabulary are neither a sample nor
-    independent of each other. The `Significance.over_documents` of `sparsity` makes the same test,
-    except that its standard errors are larger by the factor sqrt(G / (G - 1)) for G documents, the
-    correction of a bootstrap's spread for small samples: 0.4 % at 128 documents.
+    independent of each other. The test of `sparsity.significance.Significance.over_documents` is
+    the same, except that its standard errors are larger by the factor sqrt(G / (G - 1)) for G
+    documents, the correction of a bootstrap's spread for small samples: 0.4 % at 128 documents.
     """
     stderr = slopes[:, 1:].std(axis=1, ddof=1)
     p = 2.0 * stats.t.sf(np.abs(slopes[:, 0]) / stderr, n_documents - 1)

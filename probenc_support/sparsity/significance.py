@@ -61,7 +61,8 @@ class Significance:
 
         The spread of the draws is that of a mean of n_groups, whose deviations are taken from their
         own mean: as for any standard error of a mean, n_groups - 1 stands in its denominator, and
-        is the degrees of freedom.
+        is the degrees of freedom. `regression.slopes.slope_tests` makes the same test without this
+        correction, so that its errors are smaller by the factor sqrt((n_groups - 1) / n_groups).
         """
         spread = draws.std(axis=0, ddof=1) * np.sqrt(n_groups / (n_groups - 1))
         return cls.of(estimate, spread, n_groups - 1)
