@@ -17,7 +17,7 @@ from probenc_support import corpora, inference, models, steering
 from probenc_support.errors import InputError
 from probenc_support.head import Head
 from probenc_support.moments import Moments, covariance
-from probenc_support.steering import directions, error_theory
+from probenc_support.steering import closed_form, directions, error_theory, side_effects
 from probenc_support.steering.robust_direction import Calibration
 
 SCALES = (0.05, 0.2, 2.0, 5.0, 20.0)
@@ -119,7 +119,7 @@ def test_side_effects_are_those_of_the_whole_distribution(style: str) -> None:
     h, z = exact_pass(lm, ids)
     vector = steering.min_variance(Moments.of(h), 1e-3)
     token = torch.tensor([5])
-    top = steering.top_two(lm, h, z)
+    top = closed_form.top_two(lm, h, z)
     log_p, g = lm.head.log_p(h, token, z), h @ vector
     old = log_softmax_of(lm.model, ids)
     for step in (-3.0, 3.0, 6.0):
@@ -132,7 +132,7 @@ def test_side_effects_are_those_of_the_whole_distribution(style: str) -> None:
         assert float(found.js) == pytest.approx(float(js), rel=1e-6, abs=1e-13)
         assert float(found.top_changed) == float(changed)
         log_a = steering.log_mean(old)
-        moved = steering.change_of_log_a(lm, h, z, log_a, 5, step * g, most=len(h))
+        moved = side_effects.change_of_log_a(lm, h, z, log_a, 5, step * g, most=len(h))
         expected = steering.log_mean(new) - log_a
         torch.testing.assert_close(moved, expected, rtol=1e-7, atol=1e-9)
 
@@ -216,7 +216,7 @@ def test_the_linear_constraints_of_the_directions() -> None:
         assert float(moments.mean @ vector) == pytest.approx(1)
     limit = steering.mean_hidden(moments.mean)
     torch.testing.assert_close(vectors[1e9], limit, rtol=1e-6, atol=1e-9)
-    assert float(A @ steering.random_direction(A, seed=0)) != pytest.approx(-1)
+    assert float(A @ directions.random_direction(A, seed=0)) != pytest.approx(-1)
 
 
 def test_minimum_norm_is_shortest_and_minimum_variance_least_variable() -> None:

@@ -13,7 +13,7 @@ from probenc_support import models, steering
 from probenc_support.errors import InputError
 from probenc_support.head import Head
 from probenc_support.moments import Moments
-from probenc_support.steering import omegas
+from probenc_support.steering import closed_form, directions, omegas
 from probenc_support.steering.omegas import Omega
 
 
@@ -99,14 +99,16 @@ def test_a_tie_of_words() -> None:
 def test_a_random_direction_of_unit_effect_moves_the_mean_and_nothing_evenly() -> None:
     h, E, z = random_positions(n=400, d=30)
     moments = Moments.of(h)
-    drawn = [steering.random_unit(moments, seed=0, n_draws=1) for _ in range(2)]
+    drawn = [directions.random_unit(moments, seed=0, n_draws=1) for _ in range(2)]
     assert torch.equal(*drawn)
-    vector = steering.random_unit(moments, seed=0)
+    vector = directions.random_unit(moments, seed=0)
     assert float(vector @ moments.mean) == pytest.approx(1)
     log_p = Head(E).log_p(h, z=z)
     step = math.log(20)
-    error = float(steering.mean_errors(log_p, (h @ vector)[:, None], step))
-    best = float(steering.mean_errors(log_p, (h @ steering.min_variance(moments))[:, None], step))
+    error = float(closed_form.mean_errors(log_p, (h @ vector)[:, None], step))
+    best = float(
+        closed_form.mean_errors(log_p, (h @ steering.min_variance(moments))[:, None], step)
+    )
     assert error > 5 * best
 
 
@@ -116,7 +118,7 @@ def test_of_nine_random_directions_the_one_of_median_variance() -> None:
     generator = torch.Generator().manual_seed(7)
     drawn = torch.randn(9, 30, generator=generator, dtype=torch.float64)
     variances = sorted(float(v @ moments.cov @ v / (v @ moments.mean) ** 2) for v in drawn)
-    vector = steering.random_unit(moments, seed=7)
+    vector = directions.random_unit(moments, seed=7)
     assert float(vector @ moments.cov @ vector) == pytest.approx(variances[4])
 
 

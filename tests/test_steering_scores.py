@@ -13,6 +13,7 @@ from probenc_support import steering
 from probenc_support.head import Head
 from probenc_support.moments import Moments
 from probenc_support.regression import Interval
+from probenc_support.steering import closed_form
 from probenc_support.steering.closed_form import sums_by_group
 from probenc_support.steering.scores import Edit, Judged
 from probenc_support.steering.two_way import TwoWay
@@ -178,10 +179,21 @@ def test_mean_errors_are_those_of_tokens_in_reach() -> None:
     h, E, z = random_positions()
     log_p, step = Head(E).log_p(h, z=z), math.log(20)
     vectors = torch.stack([steering.min_variance(Moments.of(h)), h.mean(0) / 100], dim=1)
-    found = steering.mean_errors(log_p, h @ vectors, step)
+    found = closed_form.mean_errors(log_p, h @ vectors, step)
     reach = steering.is_reachable(steering.log_mean(log_p), step)
     assert 0 < int(reach.sum()) < 50
     for error, g in zip(found, (h @ vectors).T, strict=True):
         one = steering.achieved(log_p, step * g[:, None])
         assert float(error) == pytest.approx(float((one - step)[reach].abs().mean()))
-    assert steering.mean_errors(log_p, h @ vectors, 1e3).isnan().all()
+    assert closed_form.mean_errors(log_p, h @ vectors, 1e3).isnan().all()
+
+
+def test_an_edit_by_no_step_changes_nothing_exactly() -> None:
+    h, E, z = random_positions()
+    log_p, g = Head(E).log_p(h, z=z), h @ steering.min_variance(Moments.of(h))
+    steps = torch.tensor([[0.0, 0.3]], dtype=torch.float64).expand(50, -1)
+    found = steering.effects(log_p, g, steps, group=GROUP)
+    assert float(found.kl[:, 0].abs().max()) == float(found.js[:, 0].abs().max()) == 0.0
+    torch.testing.assert_close(found.sums[:, 0], sums_by_group(log_p.exp(), GROUP).T)
+    assert float(found.log_scale[:, 0].abs().max()) < 1e-12
+    assert float(found.kl[:, 1].min()) > 0, "a real step does change something"

@@ -51,11 +51,11 @@ def test_the_top_token_changes_as_in_the_edited_model(edited: Any) -> None:
 def test_the_nearest_neighbour_of_a_row_is_itself() -> None:
     _, E, _ = random_positions()
     among = torch.arange(5, 50)
-    assert steering.nearest(E, E[[30, 40]], among, 3)[:, 0].tolist() == [30, 40]
-    assert 2 not in steering.nearest(E, E[2:3], among, 45)
+    assert side_effects.nearest(E, E[[30, 40]], among, 3)[:, 0].tolist() == [30, 40]
+    assert 2 not in side_effects.nearest(E, E[2:3], among, 45)
     centred = E[among] - E[among].mean(0)
     oracle = torch.nn.functional.cosine_similarity(centred, E[2] - E[among].mean(0))
-    assert int(steering.nearest(E, E[2:3], among, 1)) == int(among[oracle.argmax()])
+    assert int(side_effects.nearest(E, E[2:3], among, 1)) == int(among[oracle.argmax()])
 
 
 def test_neighbours_are_kept_by_a_small_edit_and_lost_by_one_to_elsewhere() -> None:

@@ -6,9 +6,7 @@ from probenc_support.steering.closed_form import (
     effects,
     is_reachable,
     log_mean,
-    mean_errors,
     new_probability,
-    top_two,
 )
 from probenc_support.steering.directions import (
     choose_ridge,
@@ -17,29 +15,23 @@ from probenc_support.steering.directions import (
     min_variance,
     moments_of_runs,
     paper_direction,
-    random_direction,
-    random_unit,
-    scaled_to,
 )
 from probenc_support.steering.editing import Steered, default_direction, edited_rows, steer
 from probenc_support.steering.exact_bias import hidden_bias
 from probenc_support.steering.omegas import Omega
 from probenc_support.steering.robust_direction import calibrations, robust
-from probenc_support.steering.scores import Edit, Judged
-from probenc_support.steering.side_effects import change_of_log_a, nearest
+from probenc_support.steering.scores import Edit
 from probenc_support.steering.solving import joint_log_p, solve_jointly, solve_steps
 from probenc_support.steering.sweep import Sweep
 from probenc_support.steering.token_samples import spread_over_ranks, two_samples
 
 __all__ = [
     "Edit",
-    "Judged",
     "Omega",
     "Steered",
     "Sweep",
     "achieved",
     "calibrations",
-    "change_of_log_a",
     "choose_ridge",
     "closed_form_error",
     "default_direction",
@@ -49,22 +41,16 @@ __all__ = [
     "is_reachable",
     "joint_log_p",
     "log_mean",
-    "mean_errors",
     "mean_hidden",
     "min_norm",
     "min_variance",
     "moments_of_runs",
-    "nearest",
     "new_probability",
     "paper_direction",
-    "random_direction",
-    "random_unit",
     "robust",
-    "scaled_to",
     "solve_jointly",
     "solve_steps",
     "spread_over_ranks",
     "steer",
-    "top_two",
     "two_samples",
 ]
