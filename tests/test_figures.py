@@ -110,10 +110,11 @@ def test_runs_stand_thin_beside_their_mean_and_markers_where_they_are_wanted() -
     series = {
         "two runs": figures.Curve.of_runs([x, x + 1], y, marks=[0, 2]),
         "one run": figures.Curve.of_runs(x, y[0]),
+        "no marks": figures.Curve.of_runs(x, y[0], marks=[]),
         "control": figures.Curve.of_runs(x, y, control=True),
     }
     axes = figures.curves(series, marked=True, levels={"": 0.5}).axes[0]
-    first, second, mean, alone, *_, control, level = axes.get_lines()
+    first, second, mean, alone, bare, *_, control, level = axes.get_lines()
     np.testing.assert_array_equal(first.get_xdata(), x)
     np.testing.assert_array_equal(second.get_ydata(), y[1])
     np.testing.assert_array_equal(mean.get_xdata(), x + 0.5)
@@ -123,7 +124,7 @@ def test_runs_stand_thin_beside_their_mean_and_markers_where_they_are_wanted() -
     assert first.get_color() == mean.get_color() != alone.get_color()
     assert mean.get_markevery() == [0, 2]
     assert alone.get_markevery() is None
-    assert (first.get_marker(), control.get_marker()) == ("None", "None")
+    assert {line.get_marker() for line in (first, bare, control)} == {"None"}
     assert mean.get_marker() != alone.get_marker()
     legend = [text.get_text() for text in axes.get_legend().get_texts()]
     assert legend == list(series), "single runs and a level without a name are in no legend"

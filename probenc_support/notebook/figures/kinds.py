@@ -46,7 +46,8 @@ class Curve:
     """Pairs of x [n] and y [n], one a repetition (a run, a seed) of which this is the mean: drawn
     thin beside it; None: there are none."""
     marks: Any = None
-    """Which points get a marker where the panel is marked, by number; None: every one."""
+    """Which points get a marker where the panel is marked, by number; None: every one. Where there
+    are none, there is none in the legend."""
 
     @classmethod
     def of_runs(cls, x: Any, y: Any, **settings: Any) -> "Curve":
@@ -161,7 +162,8 @@ def curves(
             plain += 1
         for x, y in curve.repeats or ():
             axes.plot(x, y, linewidth=0.6, alpha=0.5, **look)
-        if not curve.control and (marked or not curve.joined):
+        unmarked = curve.marks is not None and not len(curve.marks)
+        if not curve.control and not unmarked and (marked or not curve.joined):
             look |= {"marker": MARKERS[plain - 1], "markevery": curve.marks}
         if not curve.joined:
             look |= {"linestyle": "none", "marker": look.get("marker", "x")}
