@@ -1,5 +1,6 @@
 """Notebooks end to end by papermill, on tiny models: metrics, tables, and a clean page."""
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -21,6 +22,15 @@ def test_notebooks_in_the_repository_have_no_outputs_and_stable_ids(path: Path) 
             assert not cell.outputs
             assert cell.execution_count is None
     assert sum("parameters" in c.metadata.get("tags", []) for c in notebook.cells) == 1
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_cell_is_one_step_and_prose_stands_between(path: Path) -> None:
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    steps = ["".join(cell["source"]).splitlines() for cell in cells if cell["cell_type"] == "code"]
+    assert max(map(len, steps)) <= 25
+    kinds = [cell["cell_type"] for cell in cells]
+    assert all(len(list(run)) <= 6 for kind, run in itertools.groupby(kinds) if kind == "code")
 
 
 @pytest.mark.parametrize("style", ["untied", "bias", "divided"])
