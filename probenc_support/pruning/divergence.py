@@ -79,21 +79,22 @@ class _Distribution:
     def __init__(self, logits: Tensor, targets: Tensor | None) -> None:
         self.logits, self.targets = logits, targets
         self.top = logits.argmax(dim=1)
-        self.p, self.z, _ = self._softmax(logits, torch.empty_like(logits))
+        self.p, self.z, _, _ = self._softmax(logits, torch.empty_like(logits))
+        self.p /= self.p.sum(dim=1)[:, None]
         self.mean_logit = torch.linalg.vecdot(self.p, logits)
         self.nll = self._nll(logits, self.z)
 
-    def _softmax(self, logits: Tensor, out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Softmax [n, V] (in `out`), log-partition [n], largest logit [n].
+    def _softmax(self, logits: Tensor, out: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Weights as the softmax (in `out`), log-partition, mean logit, largest logit [n].
 
-        The log-partition follows from the largest probability, whose digits are all there. What
-        float32 leaves of the sum of the probabilities is made one: it is as large as the smallest
-        divergences.
+        By `exp`: with `torch.softmax`, which is faster, Jensen-Shannon divergences over 49,152 rows
+        came out 6e-6 nats too large.
         """
         highest = logits.amax(dim=1)
-        q = torch.softmax(logits, dim=1, out=out)
-        z = highest - q.amax(dim=1).log()
-        return q.div_(q.sum(dim=1)[:, None]), z, highest
+        weights = torch.sub(logits, highest[:, None], out=out).exp_()
+        mass = weights.sum(dim=1)
+        mean_logit = torch.linalg.vecdot(weights, logits) / mass
+        return weights, highest + mass.log(), mean_logit, highest
 
     def _nll(self, logits: Tensor, z: Tensor) -> Tensor:
         if self.targets is None:
@@ -106,16 +107,14 @@ class _Distribution:
         """KL, JS, same top token, next token's loss of other logits [n, V]; `work` [2, n, V] is
         scratch.
 
-        JS is H((P + Q) / 2) - H(P) / 2 - H(Q) / 2, with H(P) = z - mean logit under P, and
-        H(M / 2) = log 2 - sum(M log M) / 2 for M = P + Q.
+        JS is H((P + Q) / 2) - H(P) / 2 - H(Q) / 2, with H(P) = z - mean logit under P.
         """
-        q, z, highest = self._softmax(logits, work[0])
-        mean_logit = torch.linalg.vecdot(q, logits)
+        q, z, mean_logit, highest = self._softmax(logits, work[0])
         kl = self.mean_logit - torch.linalg.vecdot(self.p, logits) + z - self.z
         same = logits.gather(1, self.top[:, None])[:, 0] >= highest
-        both = q.add_(self.p)
-        logs = torch.clamp(both, min=1e-30, out=work[1]).log_()
-        mixed_entropy = math.log(2) - 0.5 * torch.linalg.vecdot(both, logs)
+        mixed = q.mul_((0.5 * (highest - z).exp())[:, None]).add_(self.p, alpha=0.5)
+        logs = torch.clamp(mixed, min=1e-30, out=work[1]).log_()
+        mixed_entropy = -torch.linalg.vecdot(mixed, logs)
         js = mixed_entropy - 0.5 * (z - mean_logit + self.z - self.mean_logit)
         return kl, js, same, self._nll(logits, z)
 
