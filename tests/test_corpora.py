@@ -1,7 +1,6 @@
 """Text to blocks: the definition, its errors, and the built-in corpora."""
 
 import itertools
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -411,38 +410,6 @@ def test_excluded_text_is_left_out_also_from_another_corpus(
     whole = corpora.fingerprints(text_file.read_text())
     with pytest.raises(InputError, match="documents that are left out"):
         corpora.blocks(str(text_file), TOKENIZER, exclude=[everything, whole], **sizes)
-
-
-@pytest.mark.parametrize(
-    ("notebook", "cell", "parameters"),
-    [
-        ("03_steering", "cell-04", {"corpus": "docstrings", "eval_corpus": "python-manual"}),
-        ("03_steering", "cell-04", {"corpus": "docstrings:scipy", "eval_corpus": "docstrings"}),
-        ("03_steering", "cell-04", {"corpus": "python-manual", "eval_corpus": "python-manual"}),
-    ],
-)
-def test_notebooks_judge_on_text_on_which_nothing_was_chosen(
-    notebook: str, cell: str, parameters: dict[str, Any]
-) -> None:
-    """Runs the cell in which a notebook takes its text, up to the first pass of the model."""
-    path = Path(__file__).parents[1] / "notebooks" / f"{notebook}.ipynb"
-    cells = {c["id"]: "".join(c["source"]) for c in json.loads(path.read_text())["cells"]}
-    given: dict[str, Any] = {}
-    exec(cells["cell-01"], given)
-    own = SimpleNamespace(**given | parameters, own=given | parameters)
-    lm = SimpleNamespace(tokenizer=TOKENIZER, context_length=1024)
-    text_only = (
-        cells[cell].split("corpora.check_apart")[0].split("first_token=p.first_token\n)\n", 1)[1]
-    )
-    names = {"p": own, "lm": lm, "corpora": corpora}
-    exec(text_only, names)
-    found = names["apart"]
-    assert isinstance(found, list)
-    wanted = 3 + len(given["calibration_corpora"])
-    assert len(found) == wanted
-    for one, other in itertools.combinations(found, 2):
-        assert not _share(one, other), (one.corpus, other.corpus)
-    assert all(_paragraphs(part) for part in found)
 
 
 # ------------------------------------------------------------------------------------------ corpora

@@ -1,6 +1,7 @@
 """The texts of section 3: sizes, what is kept apart, and what may not judge."""
 
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from probenc_support.errors import InputError
 from probenc_support.steering import texts
 
 LENGTH = 32
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 
 
 def write(folder: Path, name: str, paragraphs: list[str]) -> str:
@@ -66,3 +68,27 @@ def test_a_corpus_judges_or_is_fitted_on() -> None:
         texts.judging_corpora({"ood": "", "near": "b"}, ["b"])
     with pytest.raises(InputError, match="both eval_corpus and near_corpus"):
         texts.judging_corpora({"ood": "a", "near": "a"}, [])
+
+
+@pytest.mark.parametrize(
+    ("corpus", "eval_corpus"),
+    [
+        ("docstrings", "python-manual"),
+        ("docstrings:scipy", "docstrings"),
+        ("python-manual", "python-manual"),
+    ],
+)
+def test_built_in_texts_that_hold_one_another_are_kept_apart(corpus: str, eval_corpus: str) -> None:
+    """With the notebook's own calibration corpora, of which each is a part of the docstrings."""
+    first = json.loads((NOTEBOOKS / "03_steering.ipynb").read_text(encoding="utf-8"))["cells"][1]
+    given: dict[str, Any] = {}
+    exec("".join(first["source"]), given)
+    found = texts.take(
+        corpus, tiny.tokenizer(), {"ood": eval_corpus}, given["calibration_corpora"],
+        n_positions=4096, calibration_positions=512, sequence_length=256, context_length=1024,
+    )  # fmt: skip
+    every = [found.detecting, *found.judging.values(), *found.calibration.values()]
+    assert len(every) == 3 + len(given["calibration_corpora"])
+    for one, other in itertools.combinations(every, 2):
+        assert one.sources
+        assert not one.sources & other.sources, (one.corpus, other.corpus)

@@ -40,12 +40,14 @@ def over_steps(
     curves = {
         label: figures.Curve.of_runs(steps, values, marks=apart(steps))
         for label, (steps, values) in series.items()
+        if len(steps)
     }
     settings = {"xlabel": f"step ({scale} axis)", "size": SIZE, **settings}
     figure = figures.curves(curves, marked=scale == "log", legend=legend, **settings)
     if scale == "log":
         figure.axes[0].set_xscale("symlog", linthresh=1)
-        figure.axes[0].set_xlim(0, 1.1 * max(1, *(steps[-1] for steps, _ in series.values())))
+        last = max((steps[-1] for steps, _ in series.values() if len(steps)), default=1)
+        figure.axes[0].set_xlim(0, 1.1 * max(1, last))
     return figure
 
 
