@@ -10,8 +10,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
-from huggingface_hub import close_session, constants
+from huggingface_hub import constants
 
 OWNER = "somebody/tiny"
 
@@ -35,6 +36,8 @@ def client(url: str, home: Path) -> Iterator[None]:
 
     The client reads its environment when it is imported, so its constants are read once more.
     """
+    if not hasattr(huggingface_hub, "close_session"):
+        pytest.skip("before 1.0 the hub's client keeps its settings for the life of a process")
     spec = importlib.util.find_spec(constants.__name__)
     assert spec is not None
     assert spec.loader is not None
@@ -46,9 +49,9 @@ def client(url: str, home: Path) -> Iterator[None]:
         for name in list(vars(constants)):
             if name.isupper():
                 patch.setattr(constants, name, getattr(again, name))
-        close_session()
+        huggingface_hub.close_session()
         yield
-    close_session()
+    huggingface_hub.close_session()
 
 
 class Hub:
