@@ -2,9 +2,7 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from probenc_support import models
@@ -12,8 +10,7 @@ from probenc_support.dynamics.predictions import Predictions
 from probenc_support.inference import Detection
 from probenc_support.precision import wide, wide_device
 from probenc_support.regression import Design
-
-Array = NDArray[np.float64]
+from probenc_support.regression.arrays import Array
 
 
 @dataclass(frozen=True)

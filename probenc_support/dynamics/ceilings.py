@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.isotonic import IsotonicRegression
 
-Array = NDArray[np.float64]
+from probenc_support.regression.arrays import Array
 
 
 def of_seen_tokens(values: Array, seen: NDArray[np.bool_]) -> Array:

@@ -7,15 +7,12 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from probenc_support.dynamics import resampling
 from probenc_support.models.checkpoints import TrainingRun
 from probenc_support.models.weights import HeadNames
-
-Array = NDArray[np.float64]
-
+from probenc_support.regression.arrays import Array
 
 EMBEDDING = "output embedding"
 """The group of parameters that is E."""

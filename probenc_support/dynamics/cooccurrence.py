@@ -19,9 +19,7 @@ from scipy.sparse.linalg import svds
 from probenc_support.errors import InputError
 from probenc_support.models import checkpoints, recipes, training_text
 from probenc_support.models.checkpoints import TrainingRun
-
-Array = NDArray[np.float64]
-
+from probenc_support.regression.arrays import Array
 
 WINDOW = 4
 """Tokens on each side that count as beside a token."""

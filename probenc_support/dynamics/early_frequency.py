@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from probenc_support.dynamics.frequency_fit import bootstrap_r2_adj
 from probenc_support.dynamics.halfway_steps import (
@@ -22,8 +21,7 @@ from probenc_support.dynamics.halfway_steps import (
 from probenc_support.dynamics.properties import FREQUENCY, RANDOM, RIVALS
 from probenc_support.dynamics.rivals import LEAST_FINAL, Probe
 from probenc_support.dynamics.run_dynamics import Dynamics
-
-Array = NDArray[np.float64]
+from probenc_support.regression.arrays import Array
 
 
 def over_rivals(probes: Sequence[Sequence[Probe]]) -> Estimate:

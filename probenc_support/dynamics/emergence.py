@@ -3,9 +3,7 @@
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from probenc_support.dynamics import convergence
 from probenc_support.dynamics.convergence import BODY, EMBEDDING
@@ -15,9 +13,7 @@ from probenc_support.dynamics.frequency_part import FREQUENCY_PART, REST, split_
 from probenc_support.dynamics.halfway_steps import Estimate, halfway, halfway_draws
 from probenc_support.dynamics.run_dynamics import Dynamics
 from probenc_support.errors import InputError
-
-Array = NDArray[np.float64]
-
+from probenc_support.regression.arrays import Array
 
 Quantity = tuple[Sequence[int], Array, Callable[..., Array]]
 """Steps, a curve over them, and what draws it anew [B, n_steps]."""

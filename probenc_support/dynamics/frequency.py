@@ -12,8 +12,7 @@ from probenc_support import corpora
 from probenc_support.errors import InputError
 from probenc_support.models import checkpoints, recipes
 from probenc_support.models.checkpoints import TrainingRun
-
-Array = NDArray[np.float64]
+from probenc_support.regression.arrays import Array
 
 
 @dataclass(frozen=True)

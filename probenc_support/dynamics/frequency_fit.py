@@ -13,8 +13,7 @@ from probenc_support.dynamics import ceilings, resampling
 from probenc_support.dynamics.frequency import Frequencies, counts_so_far
 from probenc_support.models.checkpoints import TrainingRun
 from probenc_support.regression import Design, LinearFit, adjusted, out_of_fold
-
-Array = NDArray[np.float64]
+from probenc_support.regression.arrays import Array
 
 
 @dataclass(frozen=True)

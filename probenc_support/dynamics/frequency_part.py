@@ -2,16 +2,13 @@
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from probenc_support.dynamics import resampling
 from probenc_support.dynamics.convergence import relative
 from probenc_support.dynamics.frequency import Frequencies
 from probenc_support.models.checkpoints import TrainingRun
-
-Array = NDArray[np.float64]
-
+from probenc_support.regression.arrays import Array
 
 FREQUENCY_PART = "frequency part of E"
 """What of E goes with -log frequency over the tokens; see `split_distances`."""

@@ -9,9 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from probenc_support import models
@@ -20,8 +18,7 @@ from probenc_support.dynamics import resampling
 from probenc_support.dynamics.predictions import Predictions
 from probenc_support.inference import Detection
 from probenc_support.precision import wide
-
-Array = NDArray[np.float64]
+from probenc_support.regression.arrays import Array
 
 
 @dataclass(frozen=True)

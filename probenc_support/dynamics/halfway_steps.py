@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from probenc_support.regression.arrays import Array
 
 
 def halfway(steps: Sequence[int], curve: Array) -> float:

@@ -5,11 +5,9 @@ from typing import cast
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from probenc_support.dynamics.run_dynamics import Dynamics
-
-Array = NDArray[np.float64]
+from probenc_support.regression.arrays import Array
 
 
 def by_frequency(measured: Dynamics, *, n_groups: int = 5) -> pd.DataFrame:

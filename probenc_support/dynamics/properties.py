@@ -12,9 +12,7 @@ from probenc_support.dynamics.frequency import Frequencies
 from probenc_support.models.checkpoints import TrainingRun
 from probenc_support.models.vocabulary import Vocabulary
 from probenc_support.regression import Design
-
-Array = NDArray[np.float64]
-
+from probenc_support.regression.arrays import Array
 
 FREQUENCY = "frequency"
 

@@ -3,9 +3,8 @@
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from probenc_support.regression.arrays import Array
 
 
 def draws(n: int, n_replicates: int, *, seed: int = 0) -> Iterator[Array]:

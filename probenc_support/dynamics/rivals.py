@@ -22,9 +22,7 @@ from probenc_support.dynamics.halfway_steps import Estimate
 from probenc_support.dynamics.properties import Property, without
 from probenc_support.models.checkpoints import TrainingRun
 from probenc_support.regression import Design, adjusted
-
-Array = NDArray[np.float64]
-
+from probenc_support.regression.arrays import Array
 
 LEAST_CEILING = 0.05
 """A ceiling counts as no less, so that what chance gives is not divided by next to nothing."""

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from probenc_support.corpora import TokenBlocks
 from probenc_support.dynamics import behaviour, convergence, predictions
@@ -24,8 +23,7 @@ from probenc_support.inference import detect
 from probenc_support.models import checkpoints
 from probenc_support.models.checkpoints import TrainingRun
 from probenc_support.models.vocabulary import Vocabulary
-
-Array = NDArray[np.float64]
+from probenc_support.regression.arrays import Array
 
 
 @dataclass(frozen=True)

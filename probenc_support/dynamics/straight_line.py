@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from probenc_support.dynamics.convergence import EMBEDDING
@@ -17,8 +16,7 @@ from probenc_support.dynamics.frequency import Frequencies
 from probenc_support.dynamics.halfway_steps import first_at
 from probenc_support.dynamics.run_dynamics import Dynamics
 from probenc_support.regression import Design
-
-Array = NDArray[np.float64]
+from probenc_support.regression.arrays import Array
 
 
 def straight_line(

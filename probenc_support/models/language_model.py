@@ -99,12 +99,12 @@ class LanguageModel:
     @property
     def V(self) -> int:
         """Rows of the head, padding rows included."""
-        return int(self.E.shape[0])
+        return self.head.V
 
     @property
     def d(self) -> int:
         """Hidden size."""
-        return int(self.E.shape[1])
+        return self.head.d
 
     @property
     def first_token_text(self) -> str:

@@ -9,8 +9,7 @@ from matplotlib.figure import Figure
 
 from probenc_support.notebook import figures
 from probenc_support.notebook.figures import GREY, LINES, PALETTE
-
-Array = npt.NDArray[np.float64]
+from probenc_support.regression.arrays import Array
 
 
 def plane(scores: Array, percentile: Array, shown: npt.NDArray[np.int64]) -> Figure:

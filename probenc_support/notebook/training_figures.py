@@ -6,14 +6,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from probenc_support.dynamics import BODY, EMBEDDING, Dynamics, split_distances
 from probenc_support.dynamics.rivals import Probe
 from probenc_support.notebook import figures
-
-Array = NDArray[np.float64]
-
+from probenc_support.regression.arrays import Array
 
 OverSteps = tuple[Sequence[int], Any]
 """Steps [n_steps], and values [n_steps] of one run or [n_runs, n_steps] of several."""

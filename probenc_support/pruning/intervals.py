@@ -17,8 +17,7 @@ from torch import Tensor
 from probenc_support.errors import InputError
 from probenc_support.pruning.divergence import Divergences
 from probenc_support.regression import Interval, draws_with_replacement
-
-Array = NDArray[np.float64]
+from probenc_support.regression.arrays import Array
 
 
 def mean_interval(

@@ -172,29 +172,3 @@ class Judged:
         table["in_reach"] = closed_form.is_reachable(log_a, torch.from_numpy(wanted)).numpy()
         table["error"] = table["log_scale"] - wanted
         return table
-
-
-def by_class(
-    lm: LanguageModel,
-    text: Detection,
-    samples: Mapping[str, Tensor],
-    edits: Mapping[str, Edit],
-    scale: float = 20.0,
-    *,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Errors at one scale by class of token: a row a class and edit.
-
-    Args:
-        samples: ids of the tokens that are edited of each class.
-        edits: with the linear rule.
-
-    Returns:
-        Columns `class`, `direction`, `scale`, and the fields of `Score`.
-    """
-    frames = [
-        Judged.of(lm, text, ids, edits, [scale], seed=seed).scores().assign(**{"class": name})
-        for name, ids in samples.items()
-    ]
-    table = pd.concat(frames, ignore_index=True)
-    return table[["class", *(column for column in table if column != "class")]]

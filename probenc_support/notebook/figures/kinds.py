@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from matplotlib import ticker
 from matplotlib.axes import Axes
@@ -13,8 +12,6 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
 from probenc_support.notebook.figures.style import GREY, LINES, MARKERS, PALETTE, PANEL, panel
-
-Array = npt.NDArray[np.float64]
 
 _CONTROL_LINES = (":", (0, (5, 2)), (0, (5, 1, 1, 1)))
 """Of the controls of one panel, in order."""
