@@ -87,9 +87,13 @@ def _typed(folder: Path, parameters: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_outputs(page: Path) -> None:
-    """Figures come with caption and text, and no cell ends with a value that says nothing."""
+    """Figures come with caption and text, no cell ends with a value that says nothing, and what a
+    library writes to stderr is not on the page."""
     for cell in nbformat.read(page, as_version=4).cells:
+        hidden = "remove-stderr" in cell.metadata.get("tags", [])
         for output in cell.get("outputs", []):
+            said = output.get("text", "") if output.get("name") == "stderr" else ""
+            assert hidden or not said, said
             data = output.get("data", {})
             assert "image/png" not in data, f"a bare figure: {cell.source}"
             if output.output_type == "execute_result":

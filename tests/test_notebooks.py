@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import re
 from pathlib import Path
 
 import nbformat
@@ -31,6 +32,20 @@ def test_a_cell_is_one_step_and_prose_stands_between(path: Path) -> None:
     assert max(map(len, steps)) <= 25
     kinds = [cell["cell_type"] for cell in cells]
     assert all(len(list(run)) <= 6 for kind, run in itertools.groupby(kinds) if kind == "code")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_parameters_are_checked_before_anything_large_is_loaded(path: Path) -> None:
+    """So a misspelt one costs no time, and the harness's filters of warnings stand first."""
+    cells = nbformat.read(path, as_version=4).cells
+    source = next(c.source for c in cells if "from probenc_support" in c.source)
+    before, found, _ = source.partition("parameters.check(")
+    assert found
+    assert set(re.findall(r"from (probenc_support[.\w]*) import", before)) <= {
+        "probenc_support.notebook",
+        "probenc_support.notebook.parameters",
+    }
+    assert not re.search(r"^(import|from) (torch|transformers|numpy|pandas|scipy)", before, re.M)
 
 
 @pytest.mark.parametrize("style", ["untied", "bias", "divided"])
