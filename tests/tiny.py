@@ -4,6 +4,7 @@ import functools
 import os
 import pydoc
 import resource
+import shutil
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from probenc_support.corpora import speech
 from probenc_support.models import LanguageModel, wrap
 
 PICKLES = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6)
@@ -113,6 +115,13 @@ def model(style: str, *, seed: int = 0) -> PreTrainedModel:
     else:
         raise ValueError(style)
     return made.eval()
+
+
+need_espeak = pytest.mark.skipif(
+    shutil.which(speech.PROGRAM) is None,
+    reason="espeak-ng, which speaks the text, is not installed: apt-get install espeak-ng",
+)
+"""Marks a test in which a model hears."""
 
 
 def language_model(style: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Any:
