@@ -146,6 +146,10 @@ def configuration(contents: Contents, where: Path) -> WhisperConfig:
             decoder_ffn_dim=len(found["decoder/layer_0/ffn/linear_0/weight"]),
             activation_function="gelu",
             tie_word_embeddings=True,
+            # The tokenizer knows them.
+            bos_token_id=None,
+            eos_token_id=None,
+            pad_token_id=None,
         )
     except KeyError as error:
         raise InputError(f"{where} lacks {error.args[0]}, so it is no whole Whisper.") from error
