@@ -22,6 +22,7 @@ ENTRIES = {
     "models": rf"gguf-{_HASH}{{16}}(-{_HASH}{{8}})?|E-(of|at-commit-of)-.+",
     "corpora": r"(docstrings-\w+|bible)-.+-v\d+\.json",
     "passes": rf"{_HASH}{{24,64}}",
+    "speech": rf"{_HASH}{{32}}\.safetensors",
     "training": rf"[\w.-]+-seed\d+-{_HASH}{{12}}|text-{_HASH}{{12}}(-\d+){{3}}(-v\d+)?",
 }
 """Subfolders of the cache, and how this project names what it keeps in each.

@@ -221,6 +221,23 @@ def test_its_folder_has_all_that_transformers_reads(
     assert settings.begin_suppress_tokens == [3]
 
 
+@pytest.mark.parametrize("as_text", [True, False])
+def test_the_first_merge_that_a_tokenizer_lost_is_put_back(as_text: bool) -> None:
+    """A line of merges that was read as a header: " the" was a space and "the"."""
+    whole = json.loads(tiny.whisper_tokenizer().backend_tokenizer.to_str())["model"]
+    pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in whole["merges"]]
+    merges = [" ".join(pair) for pair in pairs] if as_text else pairs
+    lost = {"vocab": whole["vocab"], "merges": merges[1:]}
+    ctranslate2_conversion.restore_first_merge(lost)
+    assert lost["merges"] == merges
+    ctranslate2_conversion.restore_first_merge(lost)
+    assert lost["merges"] == merges, "once"
+    # The last one is not known from its piece alone, so it is not made up.
+    other = {"vocab": whole["vocab"], "merges": merges[:-1]}
+    ctranslate2_conversion.restore_first_merge(other)
+    assert other["merges"] == merges[:-1]
+
+
 def test_it_is_converted_once(own_cache: Path, tmp_path: Path, content: bytes) -> None:
     folder = folder_of(tmp_path / "theirs", content)
     made = ctranslate2_conversion.convert(folder)

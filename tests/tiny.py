@@ -119,7 +119,7 @@ def model(style: str, *, seed: int = 0) -> PreTrainedModel:
     return made.eval()
 
 
-MELS, SECONDS = 16, 4
+MELS, SECONDS = 16, 8
 """Frequencies that the tiny Whisper hears, and for how long."""
 
 CONTROL = (

@@ -3,7 +3,8 @@
 The arrays are the same ones: CTranslate2 joins the projections of one attention (query, key and
 value; key and value where it reads the encoder) and writes down a bias of zero for the key, which
 Whisper has not. So the conversion renames and cuts, and no number changes. The configuration is
-read off the shapes; the tokenizer is the `tokenizer.json` beside the file.
+read off the shapes; the tokenizer is the `tokenizer.json` beside the file, with the one merge that
+such files lack.
 """
 
 import hashlib
@@ -260,9 +261,11 @@ NO_TIMES = "<|notimestamps|>"
 
 
 def _tokenizer(path: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer as the file has it."""
+    """The tokenizer as the file has it, and the merge that it may lack."""
     try:
-        backend = Tokenizer.from_file(str(path))
+        made = json.loads(path.read_text(encoding="utf-8"))
+        restore_first_merge(made["model"])
+        backend = Tokenizer.from_str(json.dumps(made))
     except Exception as error:
         raise InputError(
             f"{path} cannot be read as a tokenizer ({first_line(error)}): fetch it again."
@@ -272,6 +275,29 @@ def _tokenizer(path: Path) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, eos_token=END, bos_token=END, unk_token=END, pad_token=END
     )
+
+
+def restore_first_merge(model: dict[str, Any]) -> None:
+    """Puts back the first merge of a byte-pair encoding, where a file has lost it.
+
+    Files of Whisper that were made from `merges.txt` lack it: its line was taken for the header
+    that other models have. So " the" falls into a space and "the", which Whisper never writes.
+    Merges have the order of the numbers of what they make, and what the first one makes are two
+    characters, so nothing about it is open.
+
+    Args:
+        model: `vocab` and `merges` of a tokenizer.json; changed in place.
+    """
+    vocabulary, merges = model["vocab"], model["merges"]
+    pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in merges]
+    made = {first + second for first, second in pairs}
+    longer = [piece for piece in vocabulary if len(piece) > 1 and not piece.startswith("<|")]
+    if not longer:
+        return
+    first = min(longer, key=vocabulary.__getitem__)
+    if len(first) == 2 and first not in made:
+        as_text = all(isinstance(merge, str) for merge in merges)
+        merges.insert(0, " ".join(first) if as_text else list(first))
 
 
 def _save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:

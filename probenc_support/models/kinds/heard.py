@@ -29,6 +29,7 @@ _VERSION = 1
 _POSITIONS_A_SECOND = 50
 """Positions of the encoder: one for two frames of 10 ms."""
 
+
 @dataclass(frozen=True)
 class Hearing:
     """How a text was spoken and how much of it was heard."""
@@ -42,6 +43,14 @@ class Hearing:
 def seconds(model: PreTrainedModel) -> int:
     """How long a speech the encoder has room for."""
     return int(model.config.max_source_positions) // _POSITIONS_A_SECOND
+
+
+def longest_text(model: PreTrainedModel) -> int:
+    """Tokens of English that are spoken in the time that there is: 128 in 30 seconds.
+
+    At espeak-ng's own rate 64 tokens take 12 to 18 seconds, so 128 need the faster ones at times.
+    """
+    return 128 * seconds(model) // 30
 
 
 def facts() -> list[Any]:
@@ -68,8 +77,20 @@ def heard(model: PreTrainedModel, texts: list[str]) -> tuple[Tensor, list[Hearin
         found.append(kept)
     if made is not None:
         cache.shrink("speech", keep=made)
+        _tell([hearing for _, hearing in found], seconds(model))
     states = torch.stack([states for states, _ in found])
     return states.to(device=model.device, dtype=model.dtype), [hearing for _, hearing in found]
+
+
+def _tell(hearings: list[Hearing], room: int) -> None:
+    """Says on stderr of how many texts the end is not heard."""
+    if cut := sum(hearing.heard < 1 for hearing in hearings):
+        print(
+            f"{cut} of {len(hearings)} texts take more than {room} seconds even when they are "
+            f"spoken fast ({speech.RATES[-1]} words a minute), so their ends are not heard; give "
+            "a smaller sequence_length.",
+            file=sys.stderr,
+        )
 
 
 def _encoded(model: PreTrainedModel, text: str) -> tuple[Tensor, Hearing]:
@@ -78,9 +99,9 @@ def _encoded(model: PreTrainedModel, text: str) -> tuple[Tensor, Hearing]:
     extract = WhisperFeatureExtractor(
         feature_size=model.config.num_mel_bins, chunk_length=seconds(model)
     )
-    features = extract(
-        spoken.samples, sampling_rate=speech.SAMPLING_RATE, return_tensors="pt"
-    )["input_features"]
+    features = extract(spoken.samples, sampling_rate=speech.SAMPLING_RATE, return_tensors="pt")[
+        "input_features"
+    ]
     encoder: Any = model.get_encoder()
     states = encoder(features.to(device=model.device, dtype=model.dtype)).last_hidden_state
     return states[0].cpu().half(), Hearing(spoken.rate, spoken.heard)

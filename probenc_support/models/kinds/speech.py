@@ -44,6 +44,13 @@ class Speech(Kind):
     def targets(self, ids: Tensor) -> Tensor:
         return ids
 
+    def text_rows(self, vocabulary: Vocabulary) -> Tensor:
+        """Without the control tokens (end, languages, tasks), which own rows and are no text."""
+        added = getattr(vocabulary.tokenizer, "added_tokens_decoder", {})
+        control = {int(token) for token, added_token in added.items() if added_token.special}
+        rows = vocabulary.rows
+        return rows[[token not in control for token in rows.tolist()]]
+
     def states(self, model: PreTrainedModel, ids: Tensor) -> Tensor:
         return self.continued(model, ids, ids[:, :-1])
 
