@@ -20,6 +20,8 @@ class Kind(ABC):
 
     name: ClassVar[str]
     """`causal`, `masked`, `encoder-decoder` or `speech`."""
+    in_words: ClassVar[str]
+    """What it reads and what it predicts, in a sentence or two for the page of a run."""
     first_token: int | None = None
     """Id of the one token that is read before every text; None: there is none, or several."""
 
