@@ -61,14 +61,9 @@ def converted_path(parts: list[str]) -> Path:
     return cache.cache_dir() / "models" / f"ctranslate2-{parts[0][:16]}-{by}"
 
 
-def is_complete(folder: Path) -> bool:
-    """Whether a conversion lies there. Folders are renamed into place when they are whole."""
-    return (folder / "config.json").is_file() and (folder / "model.safetensors").is_file()
-
-
 def is_ctranslate2(folder: Path) -> bool:
     """Whether a folder holds a model of CTranslate2 and none of transformers."""
-    return (folder / FILES[0]).is_file() and not (folder / "model.safetensors").is_file()
+    return (folder / FILES[0]).is_file() and not list(folder.glob("*.safetensors"))
 
 
 def convert(folder: Path) -> Path:
@@ -85,8 +80,10 @@ def convert(folder: Path) -> Path:
             f"{folder} holds no {missing[0]}: a Whisper of CTranslate2 is {', '.join(FILES)}."
         )
     target = converted_path([cache.file_hash(folder / name) for name in FILES])
+    if target.is_dir():
+        return target
     with cache.locked(target.name):
-        if is_complete(target):
+        if target.is_dir():
             return target
         print("Converting the model from CTranslate2 ...", file=sys.stderr)
         contents = read(folder / FILES[0])
