@@ -20,7 +20,7 @@ from probenc_support.errors import InputError
 _HASH = r"[0-9a-f]"
 ENTRIES = {
     "models": rf"gguf-{_HASH}{{16}}(-{_HASH}{{8}})?|E-(of|at-commit-of)-.+",
-    "corpora": r"(docstrings-\w+|bible)-.+-v\d+\.json",
+    "corpora": r"(docstrings-\w+|bible|reactions)-.+-v\d+\.json",
     "passes": rf"{_HASH}{{24,64}}",
     "training": rf"[\w.-]+-seed\d+-{_HASH}{{12}}|text-{_HASH}{{12}}(-\d+){{3}}(-v\d+)?",
 }
