@@ -85,7 +85,7 @@ def _parser(*, training: bool) -> argparse.ArgumentParser:
     choice.add_argument("--list", action="store_true", help="list all entries (the default)")
     choice.add_argument(
         "--clear", nargs="?", const="", metavar="KIND",
-        help="remove all, or one kind: models, corpora, passes, training",
+        help="remove all, or one kind: models, corpora, passes, downloads, training",
     )  # fmt: skip
 
     add("doctor", "Say what this machine can run and what is missing.", _doctor)

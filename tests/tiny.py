@@ -139,14 +139,18 @@ def save(folder: Path, style: str = "untied", *, seed: int = 0) -> Path:
 
 def wheel(folder: Path, member: str, content: bytes) -> Path:
     """A wheel `tiny-package` 1.0 with one file besides what a wheel must have; returns its path."""
+    return wheel_of(folder, "tiny-package", {member: content})
+
+
+def wheel_of(folder: Path, name: str, members: dict[str, bytes]) -> Path:
+    """A wheel of version 1.0 with files besides what a wheel must have; returns its path."""
     folder.mkdir(exist_ok=True)
-    archive = folder / "tiny_package-1.0-py3-none-any.whl"
-    info = "tiny_package-1.0.dist-info"
-    with zipfile.ZipFile(archive, "w") as zipped:
-        zipped.writestr(member, content)
-        zipped.writestr(
-            f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-package\nVersion: 1.0\n"
-        )
+    archive = folder / f"{name.replace('-', '_')}-1.0-py3-none-any.whl"
+    info = f"{name.replace('-', '_')}-1.0.dist-info"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as zipped:
+        for member, content in members.items():
+            zipped.writestr(member, content)
+        zipped.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
         zipped.writestr(
             f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         )
