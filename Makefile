@@ -53,7 +53,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  { echo "Python 3.11 or newer is needed; name it: make PYTHON=/path/to/python3.11"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	  -c constraints.txt -e '.[book,mauve,test]'
+	  -c constraints.txt -e '.[book,chemistry,mauve,test]'
 	@touch $@
 
 # The browser checks are skipped where there is none; as root on Debian it can be had.

