@@ -1,0 +1,134 @@
+"""What a model is trained to predict: the states that its head reads, and the tokens to predict.
+
+An objective is a function of a model, a batch of blocks and a generator. The head itself, by far
+the largest part of a step, is left to the training loop, which takes the positions in pieces.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from probenc_support.models.recipes import CAUSAL, ENCODER_DECODER, MASKED, Recipe
+
+Objective = Callable[[PreTrainedModel, Tensor, torch.Generator], tuple[Tensor, Tensor]]
+"""Of a model, ids [B, T] and a generator on the CPU: what the head reads, [n, d], at the positions
+that are predicted, and the tokens that stand there, [n] int64."""
+
+
+SHARE_MASKED = 0.15
+"""Of the positions of a block, as BERT's (Devlin et al. 2019)."""
+
+
+MASK = "<|mask|>"
+"""The token that stands for a masked one. It has a row of its own, and never occurs in a text."""
+
+
+def causal(
+    model: PreTrainedModel, ids: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Every token but the first, from those before it. Draws nothing."""
+    states = _read_by_head(model, input_ids=ids)
+    return states[:, :-1].flatten(0, 1), ids[:, 1:].flatten()
+
+
+def masked(
+    model: PreTrainedModel,
+    ids: Tensor,
+    generator: torch.Generator,
+    *,
+    mask: int,
+    special: tuple[int, ...] = (),
+) -> tuple[Tensor, Tensor]:
+    """`SHARE_MASKED` of each block's tokens, from all others; all are replaced by the mask token.
+
+    BERT leaves a tenth of them as they are and replaces a tenth by random tokens, for the sake of
+    tasks whose text has no masks. Here every prediction that is looked at is one of a masked token.
+
+    Args:
+        mask: id of the mask token.
+        special: ids of tokens that are never masked.
+    """
+    chosen = masked_positions(ids.cpu(), generator, special=special).to(ids.device)
+    states = _read_by_head(model, input_ids=ids.masked_fill(chosen, mask))
+    return states[chosen], ids[chosen]
+
+
+def masked_positions(
+    ids: Tensor, generator: torch.Generator, *, special: tuple[int, ...] = ()
+) -> Tensor:
+    """[B, T] bool: `SHARE_MASKED` of the positions of each block [B, T], one at least; of a block
+    with many special tokens, fewer."""
+    scores = torch.rand(ids.shape, generator=generator)
+    free = ~torch.isin(ids, torch.tensor(special, dtype=ids.dtype))
+    count = max(1, round(SHARE_MASKED * ids.shape[1]))
+    chosen = torch.zeros_like(free)
+    chosen.scatter_(1, scores.masked_fill(~free, 2.0).argsort(dim=1)[:, :count], True)
+    return chosen & free
+
+
+def encoder_decoder(
+    model: PreTrainedModel, ids: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """The second half of each block, in the decoder, from the first half, in the encoder, and from
+    the tokens of the second before each. Draws nothing."""
+    half = ids.shape[1] // 2
+    start = torch.full_like(ids[:, :1], int(model.config.decoder_start_token_id))
+    states = _read_by_head(
+        model,
+        input_ids=ids[:, :half],
+        decoder_input_ids=torch.cat([start, ids[:, half:-1]], dim=1),
+    )
+    return states.flatten(0, 1), ids[:, half:].flatten()
+
+
+def of(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Objective:
+    """The objective of a recipe.
+
+    Args:
+        tokenizer: the model's, see `tokenizer_of`.
+    """
+    if recipe.objective == MASKED:
+        special = tuple(tokenizer.all_special_ids)
+        return partial(masked, mask=int(tokenizer.mask_token_id), special=special)
+    return {CAUSAL: causal, ENCODER_DECODER: encoder_decoder}[recipe.objective]
+
+
+def tokenizer_of(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """The tokenizer of a text as the model of a recipe needs it: with a mask token, if any."""
+    if recipe.objective == MASKED:
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer.backend_tokenizer,
+            bos_token=tokenizer.bos_token,
+            eos_token=tokenizer.eos_token,
+            mask_token=MASK,
+        )
+    return tokenizer
+
+
+def _read_by_head(model: PreTrainedModel, **inputs: Tensor) -> Tensor:
+    """[B, P, d] what the head reads, with its gradient; the head itself does not run."""
+    with _skipped(model.get_output_embeddings()) as read:
+        model(**inputs, use_cache=False)
+    (states,) = read
+    return states
+
+
+@contextlib.contextmanager
+def _skipped(head: Any) -> Iterator[list[Tensor]]:
+    """Within it, the head keeps what it reads in the list and gives a stand-in for the logits."""
+    read: list[Tensor] = []
+
+    def keep(states: Tensor) -> Tensor:
+        read.append(states)
+        return states[..., :1]
+
+    head.forward = keep
+    try:
+        yield read
+    finally:
+        del head.forward
