@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from probenc_support import models
 from probenc_support.models import architectures, objectives, training
 from probenc_support.models.recipes import ENCODER_DECODER, MASKED, Recipe
 
@@ -122,6 +123,19 @@ def test_loss_and_gradient_in_pieces_are_those_of_transformers(
         torch.testing.assert_close(gradient, wanted[name], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["causal-bert", "encoder-decoder"])
+def test_models_are_trained_to_do_what_they_are_asked_to(name: str) -> None:
+    """Training and detection agree on what is read, and what is predicted from it."""
+    recipe, ids = RECIPES[name], blocks()
+    lm = models.wrap(new(recipe), tiny.tokenizer(), name=name)
+    with torch.no_grad():
+        hidden, targets = of(recipe)(lm.model, ids, generator())
+    wanted = models.targets(lm, ids)
+    states = models.hidden_states(lm, ids)
+    assert torch.equal(targets, wanted[wanted >= 0])
+    torch.testing.assert_close(hidden, states[wanted >= 0])
+
+
 def test_an_encoder_sees_the_first_half_and_predicts_none_of_it() -> None:
     """A later token changes no earlier prediction; one of the first half changes all."""
     recipe = RECIPES["encoder-decoder"]
@@ -182,6 +196,7 @@ def test_the_mask_is_a_token_of_its_own() -> None:
 
 
 def test_the_head_is_back_in_place_also_after_an_error() -> None:
+    """Nothing of what stops a pass before the head stays."""
     model = new(RECIPES["causal"])
     before = model(input_ids=blocks()).logits
     with pytest.raises(IndexError):

@@ -33,7 +33,7 @@ TINY = Recipe("tiny", 2, 16, 2, 320, 32, 4, 12, 512, 1e-2, dropout=0.1)
 
 
 OTHERS = {
-    "gpt2": replace(TINY, architecture="gpt2", tied=True),
+    "causal": replace(TINY, architecture="bert", tied=True),
     "masked": replace(TINY, architecture="bert", tied=True, objective="masked"),
     "encoder-decoder": replace(TINY, architecture="t5", tied=True, objective="encoder-decoder"),
 }
@@ -337,6 +337,7 @@ def test_an_interrupted_run_of_any_objective_ends_with_the_same_weights(
     assert (tmp_path / "stopped" / "state.pt").is_file()
     assert same(train(text_file, tmp_path / "stopped", recipe), whole)
     assert not same(train(text_file, tmp_path / "other", recipe, seed=1), whole), "the control"
+    assert models.load(whole, device="cpu").kind.name == kind
 
 
 def test_masks_are_new_at_every_step_and_the_same_in_every_run(

@@ -4,15 +4,14 @@ An objective is a function of a model, a batch of blocks and a generator. The he
 the largest part of a step, is left to the training loop, which takes the positions in pieces.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from probenc_support.models.kinds import head_inputs
 from probenc_support.models.recipes import CAUSAL, ENCODER_DECODER, MASKED, Recipe
 
 Objective = Callable[[PreTrainedModel, Tensor, torch.Generator], tuple[Tensor, Tensor]]
@@ -32,7 +31,7 @@ def causal(
     model: PreTrainedModel, ids: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Every token but the first, from those before it. Draws nothing."""
-    states = _read_by_head(model, input_ids=ids)
+    states = head_inputs(model, input_ids=ids, use_cache=False)
     return states[:, :-1].flatten(0, 1), ids[:, 1:].flatten()
 
 
@@ -54,7 +53,7 @@ def masked(
         special: ids of tokens that are never masked.
     """
     chosen = masked_positions(ids.cpu(), generator, special=special).to(ids.device)
-    states = _read_by_head(model, input_ids=ids.masked_fill(chosen, mask))
+    states = head_inputs(model, input_ids=ids.masked_fill(chosen, mask))
     return states[chosen], ids[chosen]
 
 
@@ -78,10 +77,11 @@ def encoder_decoder(
     the tokens of the second before each. Draws nothing."""
     half = ids.shape[1] // 2
     start = torch.full_like(ids[:, :1], int(model.config.decoder_start_token_id))
-    states = _read_by_head(
+    states = head_inputs(
         model,
         input_ids=ids[:, :half],
         decoder_input_ids=torch.cat([start, ids[:, half:-1]], dim=1),
+        use_cache=False,
     )
     return states.flatten(0, 1), ids[:, half:].flatten()
 
@@ -108,27 +108,3 @@ def tokenizer_of(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> PreTrain
             mask_token=MASK,
         )
     return tokenizer
-
-
-def _read_by_head(model: PreTrainedModel, **inputs: Tensor) -> Tensor:
-    """[B, P, d] what the head reads, with its gradient; the head itself does not run."""
-    with _skipped(model.get_output_embeddings()) as read:
-        model(**inputs, use_cache=False)
-    (states,) = read
-    return states
-
-
-@contextlib.contextmanager
-def _skipped(head: Any) -> Iterator[list[Tensor]]:
-    """Within it, the head keeps what it reads in the list and gives a stand-in for the logits."""
-    read: list[Tensor] = []
-
-    def keep(states: Tensor) -> Tensor:
-        read.append(states)
-        return states[..., :1]
-
-    head.forward = keep
-    try:
-        yield read
-    finally:
-        del head.forward
