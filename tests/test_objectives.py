@@ -64,8 +64,9 @@ def by_transformers(model: Any, recipe: Recipe, ids: Tensor) -> Tensor:
     """The mean loss that the model's own class computes."""
     if recipe.objective == MASKED:
         chosen = masks(ids)
-        labels = ids.masked_fill(~chosen, -100)
-        return model(input_ids=ids.masked_fill(chosen, tiny.VOCABULARY), labels=labels).loss
+        labels = ids.where(chosen, -100).flatten(0, 1)
+        read = ids.masked_fill(chosen, tiny.VOCABULARY).flatten(0, 1)
+        return model(input_ids=read, labels=labels).loss
     if recipe.objective == ENCODER_DECODER:
         return model(input_ids=ids[:, :16], labels=ids[:, 16:].contiguous()).loss
     return model(input_ids=ids, labels=ids).loss
@@ -74,25 +75,29 @@ def by_transformers(model: Any, recipe: Recipe, ids: Tensor) -> Tensor:
 def by_a_loop(model: Any, recipe: Recipe, ids: Tensor) -> list[Tensor]:
     """The loss of each prediction, from a pass of its own that sees no token that it should not."""
     losses = []
-    for block, chosen in zip(ids, masks(ids), strict=True):
-        for at in range(len(block)):
-            if recipe.objective == MASKED:
-                if not chosen[at]:
-                    continue
-                seen = block.masked_fill(chosen, tiny.VOCABULARY)
-                logits = model(input_ids=seen[None]).logits[0, at]
-            elif recipe.objective == ENCODER_DECODER:
-                if at < 16:
-                    continue
-                before = torch.cat([torch.zeros(1, dtype=torch.int64), block[16:at]])
-                given = {"input_ids": block[None, :16], "decoder_input_ids": before[None]}
-                logits = model(**given, use_cache=False).logits[0, -1]
-            else:
-                if at == 0:
-                    continue
-                logits = model(input_ids=block[None, :at]).logits[0, -1]
-            losses.append(-torch.log_softmax(logits, dim=0)[block[at]])
+    rounds = masks(ids) if recipe.objective == MASKED else torch.ones_like(ids)[None].bool()
+    first = {MASKED: 0, ENCODER_DECODER: 16}.get(recipe.objective, 1)
+    for round_of_all in rounds:
+        for block, chosen in zip(ids, round_of_all, strict=True):
+            for at in range(first, len(block)):
+                if chosen[at]:
+                    logits = one_prediction(model, recipe, block, chosen, at)
+                    losses.append(-torch.log_softmax(logits, dim=0)[block[at]])
     return losses
+
+
+def one_prediction(model: Any, recipe: Recipe, block: Tensor, chosen: Tensor, at: int) -> Tensor:
+    """[V] logits for the token at a position of a block [T]."""
+    if recipe.objective == MASKED:
+        seen = torch.tensor(
+            [tiny.VOCABULARY if c else t for t, c in zip(block, chosen, strict=True)]
+        )
+        return model(input_ids=seen[None]).logits[0, at]
+    if recipe.objective == ENCODER_DECODER:
+        before = torch.cat([torch.zeros(1, dtype=torch.int64), block[16:at]])
+        given = {"input_ids": block[None, :16], "decoder_input_ids": before[None]}
+        return model(**given, use_cache=False).logits[0, -1]
+    return model(input_ids=block[None, :at]).logits[0, -1]
 
 
 @torch.no_grad()
@@ -157,24 +162,28 @@ def test_an_encoder_sees_the_first_half_and_predicts_none_of_it() -> None:
 # -------------------------------------------------------------------------------------------- masks
 
 
-def test_masks_touch_no_special_token_and_are_as_many_as_they_should_be() -> None:
+def test_masks_touch_no_special_token_and_every_other_one_once() -> None:
     special = (0, 5)
     ids = blocks(50)
     ids[:, ::3] = torch.where(torch.arange(50)[:, None] % 2 == 0, 0, 5)
+    free = ~torch.isin(ids, torch.tensor(special))
     chosen = objectives.masked_positions(ids, generator(), special=special)
-    assert (chosen.sum(dim=1) == round(0.15 * 32)).all()
-    assert not (chosen & torch.isin(ids, torch.tensor(special))).any()
-    few = ids.clone()
-    few[:, 2:] = 0
-    assert objectives.masked_positions(few, generator(), special=special).sum(dim=1).max() <= 2
+    assert torch.equal(chosen.sum(dim=0), free.long())
     without = objectives.masked_positions(ids, generator())
-    assert (without & torch.isin(ids, torch.tensor(special))).any(), "the control: they could be"
+    assert torch.equal(without.sum(dim=0), torch.ones_like(ids)), "the control: they could be"
+    shares = without.double().mean(dim=2)
+    assert (shares - 1 / 7).abs().max() < 1 / 32
 
 
-def test_every_position_is_masked_equally_often() -> None:
-    n, share = 20_000, 5 / 32
-    often = objectives.masked_positions(blocks(n), generator()).double().mean(dim=0)
-    assert (often - share).abs().max() < 5 * (share * (1 - share) / n) ** 0.5
+def test_every_position_is_in_every_round_equally_often_and_apart_from_others() -> None:
+    n, share = 20_000, 1 / 7
+    chosen = objectives.masked_positions(blocks(n, 28), generator()).double()
+    assert (chosen.mean(dim=1) - share).abs().max() < 5 * (share * (1 - share) / n) ** 0.5
+    together = torch.einsum("rbt,rbu->tu", chosen, chosen) / n
+    apart = ~torch.eye(28, dtype=torch.bool)
+    wanted = 3 / 27  # of the three others of its round
+    error = (wanted * (1 - wanted) / n) ** 0.5
+    assert (together[apart] - wanted).abs().max() < 5 * error
 
 
 def test_masks_depend_on_the_generator_alone() -> None:
