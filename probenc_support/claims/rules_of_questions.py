@@ -215,6 +215,7 @@ B2 = Claim(
             stated=Stated.BEFORE,
         ),
     ),
+    figure=(STEERING, "fig-frontier"),
     remark="It is a theorem and says nothing of what was learnt: a network with random weights and "
     "a bias in that norm passes, too. What the runs test is that the right norm was found and that "
     "arithmetic leaves it exact. A model without such a norm is not tested; its numbers are those "
@@ -241,4 +242,5 @@ B3 = Claim(
         for domain, words in {"id": "other documents", "ood": "another domain"}.items()
     ),
     controls=(RANDOM_UNIT,),
+    figure=(STEERING, "fig-frontier"),
 )
