@@ -142,3 +142,35 @@ def in_words(differences: pd.DataFrame) -> str:
         f"({most['second']} against {most['first']}). In {int(sure.sum())} of them the interval "
         "leaves zero out; intervals are those of the texts, and each model was trained once."
     )
+
+
+def kinds_in_words(found: Mapping[str, float]) -> str:
+    """What `other_kinds` found, in a sentence."""
+    told = []
+    for name, members in GROUPS.items():
+        count = int(found[f"n_{name}"])
+        kind = " and ".join(members)
+        if not count:
+            told.append(f"no {kind} model has run")
+            continue
+        held = round(found[f"c1_share_{name}"] * count)
+        told.append(f"C1 holds on {held} of {count} {kind} models")
+    sentence = "; ".join(told)
+    sentence = f"{sentence[0].upper()}{sentence[1:]}."
+    if "r2_adj_twins_less_causal" in found:
+        sentence += (
+            " The worse of the twins has an adjusted R² of "
+            f"{found['r2_adj_twins_less_causal']:+.3f} against its causal twin."
+        )
+    return sentence
+
+
+def sizes_in_words(found: Mapping[str, float]) -> str:
+    """What `sizes` found, in a sentence."""
+    if found["n_sizes"] < 2:
+        return "Fewer than two sizes have run, so nothing is compared."
+    return (
+        f"Over {found['n_sizes']:.0f} sizes the adjusted R² is "
+        f"{found['r2_adj_sizes_least']:.3f} at least, and {found['r2_adj_sizes_range']:.3f} more "
+        "where it is best."
+    )

@@ -5,15 +5,16 @@ A comparison whose models have not all run is left out.
 
 from dataclasses import dataclass
 
-CAUSAL_TWIN = "pythia-nano"
-"""The causal model whose text, tokenizer, width and steps the twins share."""
+CAUSAL_TWIN = "nano-causal"
+"""The causal model whose text, tokenizer, width, architecture and steps the twins share."""
 
 
 TWINS = ("nano-masked", "nano-seq2seq")
-"""The same with another objective: masked, and encoder-decoder."""
+"""The same with another objective: masked, and encoder-decoder (which takes another architecture,
+too)."""
 
 
-SIZES = ("nano-half", "pythia-nano", "nano-double")
+SIZES = ("pythia-nano-64", "pythia-nano", "pythia-nano-256")
 """One architecture and one text in three widths and depths, the smallest first."""
 
 
@@ -29,13 +30,13 @@ class Contrast:
 
 
 CONTRASTS = (
-    Contrast("tied, not untied (GPT-2's architecture)", "gpt2-nano", "gpt2-nano-tied"),
-    Contrast("tied, not untied (Llama's architecture)", "llama-nano", "llama-nano-tied"),
-    Contrast("Llama's architecture, not GPT-2's (untied)", "gpt2-nano", "llama-nano"),
-    Contrast("Llama's architecture, not GPT-2's (tied)", "gpt2-nano-tied", "llama-nano-tied"),
-    Contrast("masked, not causal", CAUSAL_TWIN, TWINS[0]),
-    Contrast("encoder-decoder, not causal", CAUSAL_TWIN, TWINS[1]),
-    Contrast("larger", SIZES[0], SIZES[1]),
-    Contrast("larger again", SIZES[1], SIZES[2]),
+    Contrast("tied and not untied, as GPT-2 is built", "nano-gpt2-untied", "nano-gpt2"),
+    Contrast("tied and not untied, as Llama is built", "nano-llama-untied", "nano-llama"),
+    Contrast("built as Llama and not as GPT-2, tied", "nano-gpt2", "nano-llama"),
+    Contrast("built as Llama and not as GPT-2, untied", "nano-gpt2-untied", "nano-llama-untied"),
+    Contrast("masked and not causal", CAUSAL_TWIN, TWINS[0]),
+    Contrast("encoder-decoder and not causal", CAUSAL_TWIN, TWINS[1]),
+    Contrast("twice as wide and deep", SIZES[0], SIZES[1]),
+    Contrast("twice as wide and deep again", SIZES[1], SIZES[2]),
 )
 """What sparsity may depend on, one thing at a time (Q1)."""
