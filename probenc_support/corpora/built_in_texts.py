@@ -74,7 +74,13 @@ def names() -> list[str]:
     """Names of the built-in corpora."""
     parts = [HELD_OUT, *DOCSTRING_PACKAGES]
     made = [f"reactions:{part}" if part else "reactions" for part in reactions.PARTS]
-    return ["docstrings", *(f"docstrings:{part}" for part in parts), "python-manual", "bible", *made]
+    return [
+        "docstrings",
+        *(f"docstrings:{part}" for part in parts),
+        "python-manual",
+        "bible",
+        *made,
+    ]
 
 
 def documents(corpus: str) -> list[str] | None:

@@ -154,15 +154,37 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def model_facts(lm: LanguageModel) -> dict[str, Any]:
-    """What a model is, for comparisons: parameters, width, vocabulary, tied or untied head, and in
-    how few bits its weights were stored."""
+    """What a model is, for comparisons: kind, family, size, norm, tied or untied head, and in how
+    few bits its weights were stored."""
+    config = lm.model.config
+    layers = getattr(config, "decoder_layers", None) or getattr(config, "num_hidden_layers", None)
     return {
+        "kind": getattr(getattr(lm, "kind", None), "name", "causal"),
+        "family": str(config.model_type),
+        "n_layers": layers or "",
+        "norm": final_norm(lm.model),
         "n_parameters": int(lm.model.num_parameters()),
         "d_model": lm.d,
         "n_vocab": len(lm.tokens),
         "tied": bool(lm.tied),
         "quantisation": lm.quantisation,
     }
+
+
+def final_norm(model: Any) -> str:
+    """The last norm before the head in words: `LayerNorm`, with or without a bias, or `RMSNorm`;
+    empty where there is none.
+
+    Norms that are no `torch.nn.LayerNorm` are taken for RMSNorms, as those of transformers are.
+    """
+    import torch
+
+    norms = [m for m in model.modules() if type(m).__name__.endswith(("Norm", "norm"))]
+    if not norms:
+        return ""
+    if not isinstance(norms[-1], torch.nn.LayerNorm):
+        return "RMSNorm"
+    return "LayerNorm" if norms[-1].bias is not None else "LayerNorm without bias"
 
 
 def load_metrics(folder: str | Path, notebook: str) -> dict[str, float]:
