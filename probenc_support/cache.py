@@ -19,9 +19,11 @@ from probenc_support.errors import InputError
 
 _HASH = r"[0-9a-f]"
 ENTRIES = {
-    "models": rf"gguf-{_HASH}{{16}}(-{_HASH}{{8}})?|E-(of|at-commit-of)-.+",
-    "corpora": r"(docstrings-\w+|bible)-.+-v\d+\.json",
+    "models": rf"(gguf|ctranslate2|rxn-albert)-{_HASH}{{16}}(-{_HASH}{{8}})?"
+    r"|E-(of|at-commit-of)-.+",
+    "corpora": r"(docstrings-\w+|bible|reactions)-.+-v\d+\.json",
     "passes": rf"{_HASH}{{24,64}}",
+    "speech": rf"{_HASH}{{32}}\.safetensors",
     "downloads": r"$^",
     "training": rf"[\w.-]+-seed\d+-{_HASH}{{12}}|text-{_HASH}{{12}}(-\d+){{3}}(-v\d+)?",
 }
