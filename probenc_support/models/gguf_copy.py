@@ -1,4 +1,5 @@
 """A GGUF file with another output embedding; all else is copied as it is, quantised or not."""
+
 from pathlib import Path
 from typing import Any
 
