@@ -132,7 +132,7 @@ def measures_of(table: pd.DataFrame) -> list[tuple[Measure, pd.Series]]:
 
 
 def with_intervals(table: pd.DataFrame) -> list[tuple[Measure, pd.DataFrame]]:
-    """As `measures_of`, with columns `value`, `low`, `high` by model (NaN: there is no interval)."""
+    """As `measures_of`, with columns `value`, `low`, `high` by model (NaN: no interval)."""
     found = []
     for measure, values in measures_of(table):
         ends = {
