@@ -189,7 +189,7 @@ def add_to_rows(lm: LanguageModel, weight: Tensor, tokens: Tensor, change: Tenso
     Returns:
         [K, d] float64, by how much the rows of the weight were to change.
     """
-    scale = models.logit_scale(lm.model.config)
+    scale = lm.scale
     change = change.to(device=wide_device(weight.device), dtype=torch.float64) / scale
     weight[tokens] = (wide(weight[tokens]) + change).to(weight)
     return change
@@ -213,6 +213,6 @@ def _as_edited(lm: LanguageModel, weight: Tensor, tokens: Tensor, change: Tensor
     digest = hashlib.sha256(lm.weights_hash.encode())
     for array in (tokens, change.cpu()):
         digest.update(array.contiguous().numpy().tobytes())
-    scale = models.logit_scale(lm.model.config)
+    scale = lm.scale
     E = (weight if weight.dtype == torch.float64 else weight.float()) * scale
     return replace(lm, head=Head(E, lm.b, lm.tokens), tied=False, weights_hash=digest.hexdigest())

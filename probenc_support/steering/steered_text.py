@@ -202,8 +202,7 @@ def steered_sample(
 def drawn_at(lm: LanguageModel, sample: Samples) -> tuple[Tensor, Tensor]:
     """Hidden states [n T_new, d] and log-partition [n T_new] at the positions at which the tokens
     of a sample were drawn, by the model as it stands."""
-    n_prompt = sample.prompts.shape[1]
-    h = models.hidden_states(lm, sample.sequences)[:, n_prompt - 1 : -1].flatten(0, 1)
+    h = models.continued(lm, sample.prompts, sample.ids)[:, :-1].flatten(0, 1)
     return h.cpu(), lm.head.log_partition(h.to(lm.E)).cpu()
 
 

@@ -3,7 +3,7 @@
 from probenc_support.theory.beside_untrained import BesideUntrained
 from probenc_support.theory.carrying_classes import Carrying
 from probenc_support.theory.class_predictions import Prediction, Refinement
-from probenc_support.theory.classes_in_words import in_words, texts_of, tokens_read_last
+from probenc_support.theory.classes_in_words import in_words, texts_of, tokens_before
 from probenc_support.theory.context_classes import ContextClasses, k_means, logit_coordinates
 from probenc_support.theory.logit_spread import ScaledFits, SmallVocabulary, spread_over_tokens
 from probenc_support.theory.orders import (
@@ -39,6 +39,6 @@ __all__ = [
     "second_order",
     "spread_over_tokens",
     "texts_of",
-    "tokens_read_last",
+    "tokens_before",
     "without_bias",
 ]
