@@ -2,9 +2,9 @@
 
 from probenc_support.claims.judging import Claim
 from probenc_support.claims.rules_of_paper import C1, C2, C3, C4, C5, C6, C7
-from probenc_support.claims.rules_of_questions import B1, N1, N2, N3, Q1, Q2, Q3
+from probenc_support.claims.rules_of_questions import B1, B2, B3, N1, N2, N3, Q1, Q2, Q3
 
-CLAIMS: tuple[Claim, ...] = (C1, C2, C3, C4, C5, C6, C7, Q1, Q2, Q3, N1, N2, N3, B1)
+CLAIMS: tuple[Claim, ...] = (C1, C2, C3, C4, C5, C6, C7, Q1, Q2, Q3, N1, N2, N3, B1, B2, B3)
 """In the paper's order."""
 
 
