@@ -42,7 +42,7 @@ class Neurons:
         Returns:
             None where there is none, as in a mixture of experts.
         """
-        for module, (_, out) in reversed(calls.items()):
+        for module, (_, out) in reversed(list(calls.items())):
             if added is None or out is None or out.shape != added.shape or not _is_linear(module):
                 continue
             if same(out, added, added.dtype):
@@ -70,7 +70,8 @@ class Neurons:
         Args:
             acts: [B, T, f] what the linear layer read; out: [B, T, d] what it gave.
         """
-        assert acts is not None and out is not None
+        assert acts is not None
+        assert out is not None
         if self.norm is None:
             return acts
         return acts * self.norm.inverse_scale(out, added)[..., None].to(acts)

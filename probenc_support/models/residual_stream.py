@@ -79,7 +79,9 @@ class ResidualStream:
 
         It is only for a stream that has parts.
         """
-        assert self.norm is not None and self.module is not None and self.parts
+        assert self.norm is not None
+        assert self.module is not None
+        assert self.parts
         watched = [self.module, *(part.module for part in self.parts)]
         watched += [part.neurons.projection for part in self.parts if part.neurons]
         with _watched(watched) as seen:

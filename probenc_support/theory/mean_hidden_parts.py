@@ -23,6 +23,7 @@ from probenc_support import inference
 from probenc_support.corpora import TokenBlocks
 from probenc_support.inference import Detection
 from probenc_support.models import LanguageModel
+from probenc_support.models.norms import Norm
 from probenc_support.models.residual_stream import Part, ResidualStream
 from probenc_support.moments import sums_by_label
 from probenc_support.precision import wide
@@ -45,6 +46,16 @@ def blocks_to_read(n_blocks: int, sequence_length: int) -> Tensor:
     return inference.evenly(n_blocks, max(1, wanted))
 
 
+def blocks_left(n_blocks: int, sequence_length: int, n_positions: int = 512) -> Tensor:
+    """[k] int64 numbers of other blocks, evenly spread, of about `n_positions` positions; of the
+    same one where there is only one."""
+    read = blocks_to_read(n_blocks, sequence_length)
+    others = torch.arange(n_blocks)
+    others = others[~torch.isin(others, read)] if n_blocks > 1 else read
+    wanted = min(len(others), max(1, n_positions // sequence_length))
+    return others[inference.evenly(len(others), wanted)]
+
+
 @dataclass(frozen=True, eq=False)
 class MeanHiddenParts:
     """The mean hidden state of some positions, as a sum of vectors."""
@@ -54,8 +65,8 @@ class MeanHiddenParts:
     the rest of the mean hidden state besides the norm's bias."""
     words: str
     """What was found in the model, in a sentence."""
-    bias: Tensor
-    """[d] float64 of the final norm."""
+    norm: Norm | None
+    """The norm that the head reads; None: there is none."""
     sums: Tensor
     """[C, G, d] float64 sums over the positions of each group of text of what the final norm makes
     of each part; C is one where there are no parts."""
@@ -98,7 +109,7 @@ class MeanHiddenParts:
         return cls(
             parts=stream.parts,
             words=stream.words,
-            bias=sums.bias.cpu(),
+            norm=stream.norm,
             sums=sums.sums.cpu(),
             sizes=torch.bincount(label).double(),
             along=sums.along.cpu(),
@@ -110,6 +121,13 @@ class MeanHiddenParts:
     def n_positions(self) -> int:
         """Positions that were read."""
         return int(self.sizes.sum())
+
+    @property
+    def bias(self) -> Tensor:
+        """[d] float64 of the norm; zero where it has none."""
+        return (
+            self.sums.new_zeros(self.sums.shape[2]) if self.norm is None else self.norm.bias.cpu()
+        )
 
     @property
     def vectors(self) -> Tensor:
@@ -183,12 +201,17 @@ class MeanHiddenParts:
             share_y=self.shares_of(design, y),
         )
 
-    def sums_of_shares(
+    def metrics(
         self, design: Design, *, n_replicates: int = 200, seed: int = 0
-    ) -> dict[str, Interval]:
-        """Shares of kinds of parts together, and of the last third of the layers, by name."""
+    ) -> dict[str, float]:
+        """Shares of `kinds` of parts with their intervals, and of the same in deviations."""
         drawn = self.shares(design, self.drawn_groups(n_replicates, seed)).numpy()
-        return {name: _interval(drawn[rows].sum(axis=0)) for name, rows in self.kinds().items()}
+        deviations = self.shares_of_deviations(design)
+        found = {"parts_n_positions": float(self.n_positions), "parts_rounding": self.rounding}
+        for name, rows in self.kinds().items():
+            found |= _interval(drawn[rows].sum(axis=0)).metrics(f"parts_{name}")
+            found[f"parts_{name}_deviations"] = float(deviations[rows].sum())
+        return found
 
     def kinds(self) -> dict[str, Array]:
         """Which of the vectors [1 + C] belong to `bias`, `embedding`, `attention`, `mlp`, and to
