@@ -94,7 +94,7 @@ def _parser(*, training: bool) -> argparse.ArgumentParser:
     choice.add_argument("--list", action="store_true", help="list all entries (the default)")
     choice.add_argument(
         "--clear", nargs="?", const="", metavar="KIND",
-        help="remove all, or one kind: models, corpora, passes, training",
+        help="remove all, or one kind: models, corpora, passes, downloads, training",
     )  # fmt: skip
 
     add("doctor", "Say what this machine can run and what is missing.", _doctor)
@@ -115,6 +115,8 @@ def _models(options: argparse.Namespace) -> None:
             f"{entry.checkpoints or '-':<30}{entry.source}{paper}"
         )
     print("Any other hub id (owner/name), model folder or .gguf file works by name.")
+    for entry in filter(lambda entry: entry.terms, ROSTER.values()):
+        print(f"Whoever uses {entry.name} accepts its terms: {entry.terms}")
 
 
 def _count(number: float) -> str:

@@ -176,6 +176,14 @@ NULL = {
             "steer_mae_robust_20x_ood": 1.6,
             "steer_mae_logit_bias_20x_id": 0.03,
             "steer_mae_random_unit_20x_id": 1.6,
+            "hidden_bias_exact": 0,
+            "hidden_bias_sd_id": 0.9,
+            "hidden_bias_sd_ood": 0.9,
+            "hidden_bias_from_ceiling_id": 1.6,
+            "hidden_bias_from_ceiling_ood": 1.6,
+            "hidden_bias_permuted_sd_id": 0.9,
+            "frontier_beyond_ceiling_row_id": 1.6,
+            "frontier_beyond_ceiling_row_ood": 1.6,
         },
         "04_pruning": {
             "spread_minus_log_a": 1.5,
@@ -200,7 +208,21 @@ NULL = {
         },
     },
     "models without a law": {
-        "06_across_models": {"n_models_sparsity": 7, "p_best_gini": 0.5},
+        "06_across_models": {
+            "n_models_sparsity": 7,
+            "p_best_gini": 0.5,
+            "n_sizes": 3,
+            "r2_adj_sizes_least": 0.99,
+            "r2_heldout_sizes_least": 0.99,
+            "r2_adj_sizes_range": 0.0,
+            "r2_above_untrained_sizes_least": 0.0,
+            "untrained_share_sizes_most": 0.99,
+            "n_masked": 2,
+            "n_encoder_decoder": 2,
+            "c1_share_masked": 0.0,
+            "c1_share_encoder_decoder": 0.0,
+            "r2_log_frequency_untrained_most": 0.0,
+        },
     },
 }
 """What a model or a method that knows nothing would leave, by what it is."""

@@ -19,8 +19,8 @@ DIRECTIONS = (
     "robust", "random_unit", "random", "shuffled", "logit_bias",
 )  # fmt: skip
 FIGURES = (
-    "fig-family", "fig-expected-actual", "fig-errors", "fig-why-min-variance", "fig-few-examples",
-    "fig-side-effects", "fig-joint", "fig-generated",
+    "fig-family", "fig-expected-actual", "fig-errors", "fig-why-min-variance", "fig-frontier",
+    "fig-few-examples", "fig-side-effects", "fig-joint", "fig-generated",
 )  # fmt: skip
 
 
@@ -86,7 +86,7 @@ def test_steering_end_to_end(tmp_path: Path, style: str) -> None:
     assert len(table) == len(omegas.family(tiny.WIDTH))
     page = outputs_of(tmp_path)
     assert all(f'id=\\"{name}\\"' in page for name in FIGURES)
-    assert page.count("claim-box") == 2
+    assert page.count("claim-box") == 4
     assert '"image/png":' not in page, "no figure without a caption"
     assert '"output_type": "error"' not in page
 
