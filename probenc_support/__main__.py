@@ -115,6 +115,8 @@ def _models(options: argparse.Namespace) -> None:
             f"{entry.checkpoints or '-':<30}{entry.source}{paper}"
         )
     print("Any other hub id (owner/name), model folder or .gguf file works by name.")
+    for entry in filter(lambda entry: entry.terms, ROSTER.values()):
+        print(f"Whoever uses {entry.name} accepts its terms: {entry.terms}")
 
 
 def _count(number: float) -> str:
