@@ -21,7 +21,7 @@ from filelock import Timeout
 from probenc_support import cache, names
 from probenc_support.__main__ import in_utf8
 from probenc_support.errors import InputError
-from probenc_support.runs import execute, matrix, run_files
+from probenc_support.runs import execute, kept, matrix, run_files
 
 INDEX = Path("_build/html/index.html")
 COMPLETE = INDEX.with_name(".complete")
@@ -44,6 +44,8 @@ def main() -> int:
     Path("_build").mkdir(exist_ok=True)
     try:
         options.models = config["MODELS"] = names.split(options.models)
+        # How figures are drawn is no part of a step, so that it alone runs none again.
+        options.environment = {"PROBENC_FIGURES": config["figures"]} if "figures" in config else {}
         cells = matrix.cells(config)
         lock = cache.acquired(Path("_build/.make-book.lock"), timeout=0)
         try:
@@ -116,6 +118,7 @@ def _snakemake(target: str, options: argparse.Namespace, limits: list[str]) -> i
     threads = os.environ.get("OMP_NUM_THREADS", "1")
     environment = {
         **os.environ, "PATH": path, "OMP_NUM_THREADS": threads, "PYTHONUTF8": "1",
+        **options.environment,
     }  # fmt: skip
     return subprocess.run(command, env=environment, check=False).returncode
 
@@ -131,7 +134,8 @@ def _check_pages(cells: list[matrix.Cell]) -> None:
     own = {*(cell.page for cell in cells), across}
     for page in sorted(own):
         run_files.check_page(page)
-    for page in sorted(execute.RUNS.glob("*/[0-9]*.ipynb")):
+    made = [page for folder in (execute.RUNS, kept.KEPT) for page in folder.glob("*/[0-9]*.ipynb")]
+    for page in sorted(made):
         if wrong := run_files.damage(page):
             again = "it is made again" if page in own else "it is left out"
             print(f"{wrong}: {again}.", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Command line: `python -m probenc_support models | fetch | run | train | cache | doctor`."""
+"""Command line: `python -m probenc_support models | fetch | run | steer | prune | train | ...`."""
 
 import argparse
 import os
@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from probenc_support import __version__, cache
+from probenc_support.commands import arguments
 from probenc_support.errors import InputError
 
 REFUSED = 2
@@ -41,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser(*, training: bool) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m probenc_support",
-        description="Runs the book's notebooks for a model, and looks after models and cache.",
+        description="Runs the book's notebooks for a model, writes steered and pruned models, and "
+        "looks after models and cache.",
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -76,6 +78,13 @@ def _parser(*, training: bool) -> argparse.ArgumentParser:
         "--results-dir", default="", help="where the pages go; default book/runs/<model>"
     )
 
+    arguments.add_steer(
+        add("steer", "Give tokens new mean probabilities, and write the model.", _steer)
+    )
+    arguments.add_prune(
+        add("prune", "Take dimensions out of the output embedding, and write the model.", _prune)
+    )
+
     train = add("train", "Train one of the small models, with its checkpoints.", _train)
     if training:  # its module imports torch, which takes seconds that the others need not wait
         _train_arguments(train)
@@ -85,7 +94,7 @@ def _parser(*, training: bool) -> argparse.ArgumentParser:
     choice.add_argument("--list", action="store_true", help="list all entries (the default)")
     choice.add_argument(
         "--clear", nargs="?", const="", metavar="KIND",
-        help="remove all, or one kind: models, corpora, passes, training",
+        help="remove all, or one kind: models, corpora, passes, downloads, training",
     )  # fmt: skip
 
     add("doctor", "Say what this machine can run and what is missing.", _doctor)
@@ -106,6 +115,8 @@ def _models(options: argparse.Namespace) -> None:
             f"{entry.checkpoints or '-':<30}{entry.source}{paper}"
         )
     print("Any other hub id (owner/name), model folder or .gguf file works by name.")
+    for entry in filter(lambda entry: entry.terms, ROSTER.values()):
+        print(f"Whoever uses {entry.name} accepts its terms: {entry.terms}")
 
 
 def _count(number: float) -> str:
@@ -157,6 +168,31 @@ def _suitable(model: str) -> list[str]:
 
     entry, _ = roster_entry(model)
     return ["01", "02", "03", "04", *(["05"] if entry and entry.checkpoints else [])]
+
+
+def _steer(options: argparse.Namespace) -> None:
+    from probenc_support.commands import output
+
+    wanted = arguments.factors(options.token, options.token_id)
+    arguments.check(options)
+    arguments.chosen(options.direction, arguments.DIRECTIONS, "direction")
+    options.calibration = options.calibration or list(arguments.CALIBRATION)
+    out = output.checked(options.out, overwrite=options.overwrite, dry_run=options.dry_run)
+    from probenc_support.commands import steer_command
+
+    steer_command.run(options, wanted, out)
+
+
+def _prune(options: argparse.Namespace) -> None:
+    from probenc_support.commands import output
+
+    arguments.checked_share(options.share)
+    arguments.check(options)
+    arguments.chosen(options.method, arguments.METHODS, "method")
+    out = output.checked(options.out, overwrite=options.overwrite, dry_run=options.dry_run)
+    from probenc_support.commands import prune_command
+
+    prune_command.run(options, out)
 
 
 def _train_arguments(parser: argparse.ArgumentParser) -> None:

@@ -20,12 +20,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import GenerationConfig, TopPLogitsWarper
 
 from probenc_support.corpora import TokenBlocks
 from probenc_support.errors import InputError
 from probenc_support.inference import evenly
-from probenc_support.models import LanguageModel, hidden_states, with_first_token
+from probenc_support.models import LanguageModel, head_logits, next_state
+from probenc_support.models.kinds import Causal
 
 __all__ = ["Samples", "features", "has_mauve", "mauve_score", "mauve_scores", "prompts", "sample"]
 
@@ -76,23 +77,62 @@ def sample(
 ) -> Samples:
     """Draw one continuation of `n_tokens` tokens for each of the prompts [n, T] of equal length.
 
-    The model is used as it stands: inside a context manager that edits its head, the edited
-    model speaks. The end-of-text token is not drawn, so that all texts have one length.
-    A temperature of 0 takes the most probable token each time.
+    A masked model is asked with a mask at the end of the text so far; where there is an encoder it
+    has the prompt, and the decoder writes. The model is used as it stands: inside a context manager
+    that edits its head, the edited model speaks. The end-of-text token is not drawn, so that all
+    texts have one length. A temperature of 0 takes the most probable token each time.
     Raises InputError if the texts would not fit into the model's context.
     """
     check_lengths(lm, prompts.shape[1], n_tokens)
+    draw = _generated if isinstance(lm.kind, Causal) else _drawn
+    batches = prompts.split(min(batch_size, lm.kind.at_once))
+    with _seeded(seed, lm.device):
+        drawn = [draw(lm, batch, n_tokens, temperature, top_p) for batch in batches]
+    return Samples(prompts=prompts.cpu(), ids=torch.cat(drawn))
+
+
+def _generated(
+    lm: LanguageModel, prompts: Tensor, n_tokens: int, temperature: float, top_p: float
+) -> Tensor:
+    """[n, n_tokens] by the model's own loop, which keeps what it has read."""
+    assert isinstance(lm.kind, Causal)
+    batch = lm.kind.framed(prompts.to(lm.device))
     settings = _generation_config(lm, n_tokens, temperature, top_p)
     generate: Any = lm.model.generate
-    drawn = []
-    with _seeded(seed, lm.device):
-        for batch in prompts.split(batch_size):
-            batch = with_first_token(lm, batch.to(lm.device))
-            out = generate(
-                input_ids=batch, attention_mask=torch.ones_like(batch), generation_config=settings
-            )
-            drawn.append(out[:, batch.shape[1] :].cpu())
-    return Samples(prompts=prompts.cpu(), ids=torch.cat(drawn))
+    out = generate(
+        input_ids=batch, attention_mask=torch.ones_like(batch), generation_config=settings
+    )
+    ids: Tensor = out[:, batch.shape[1] :].cpu()
+    return ids
+
+
+def _drawn(
+    lm: LanguageModel, prompts: Tensor, n_tokens: int, temperature: float, top_p: float
+) -> Tensor:
+    """[n, n_tokens] token by token from the state that predicts the next one, for kinds of model
+    that have no loop of their own, or one that is not for plain sampling."""
+    new, barred = prompts[:, :0], never_drawn(lm)
+    cut = TopPLogitsWarper(top_p) if top_p < 1.0 else None
+    for _ in range(n_tokens):
+        logits = head_logits(lm, next_state(lm, prompts, new))
+        logits[:, barred] = -torch.inf
+        if temperature == 0:
+            token = logits.argmax(dim=1, keepdim=True)
+        else:
+            logits = logits / temperature
+            logits = logits if cut is None else cut(prompts, logits)
+            token = torch.multinomial(logits.softmax(dim=1), 1)
+        new = torch.cat([new, token.to(new)], dim=1)
+    return new.cpu()
+
+
+def never_drawn(lm: LanguageModel) -> list[int]:
+    """Ids that no text of a sample has: what ends one; of a model that is not causal, all special
+    tokens and all rows that are no text."""
+    if isinstance(lm.kind, Causal):
+        return end_of_text(lm)
+    text = set(lm.tokens.tolist()) - set(lm.tokenizer.all_special_ids)
+    return [row for row in range(lm.V) if row not in text]
 
 
 def check_lengths(lm: LanguageModel, n_prompt: int, n_tokens: int) -> None:
@@ -101,8 +141,8 @@ def check_lengths(lm: LanguageModel, n_prompt: int, n_tokens: int) -> None:
     Raises:
         InputError: it writes none, or prompt and continuation do not fit into its context.
     """
-    if not lm.model.can_generate():
-        raise InputError(f"{lm.name} does not generate text: use a causal language model.")
+    if lm.kind.name == "causal" and not lm.model.can_generate():
+        raise InputError(f"{lm.name} does not generate text: use another language model.")
     if n_tokens < 1 or n_prompt < 1:
         raise InputError("A prompt and its continuation need at least one token each.")
     if n_prompt + n_tokens > lm.context_length:
@@ -145,14 +185,12 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def features(lm: LanguageModel, samples: Samples, *, batch_size: int = 32) -> NDArray[np.float32]:
-    """[n, d]: the hidden state at each text's last token, of the unedited body of the model.
+    """[n, d]: the hidden state after each text's last token, of the unedited body of the model.
 
     The hidden states come before the output head, so that an edited head does not change them.
     """
-    last = [
-        hidden_states(lm, batch.to(lm.device))[:, -1].float().cpu()
-        for batch in samples.sequences.split(batch_size)
-    ]
+    batches = zip(samples.prompts.split(batch_size), samples.ids.split(batch_size), strict=True)
+    last = [next_state(lm, prompts, ids).float().cpu() for prompts, ids in batches]
     return torch.cat(last).numpy()
 
 

@@ -27,6 +27,7 @@ from probenc_support import cache as caches
 from probenc_support.corpora import TokenBlocks
 from probenc_support.errors import InputError
 from probenc_support.models import LanguageModel, hidden_states
+from probenc_support.models import targets as targets_of
 from probenc_support.models.language_model import check_ids, overflow
 from probenc_support.precision import wide
 from probenc_support.progress import Progress
@@ -84,9 +85,10 @@ class Detection:
     block: Tensor
     """[N] int64 block of each position."""
     targets: Tensor
-    """[N] int64 next token in the text, -1 at the last position of a block."""
+    """[N] int64 token of the text that is predicted: of a causal model the next one, and -1 at the
+    last position of a block; of a masked one the token that is masked."""
     target_log_p: Tensor
-    """[N] float64 log-probability of the next token, NaN where there is none."""
+    """[N] float64 log-probability of the target, NaN where there is none."""
     seconds: float
     """Wall time of the pass when it was made."""
     peak_memory_mb: float
@@ -132,7 +134,7 @@ class Detection:
 
     @property
     def perplexity(self) -> float:
-        """exp of the mean negative log-probability of the next token, at least 1."""
+        """exp of the mean negative log-probability of the target, at least 1."""
         return float(torch.exp(-self.target_log_p[self.targets >= 0].mean()))
 
     def y_of_groups(self, groups: Tensor) -> Tensor:
@@ -241,14 +243,14 @@ def _identity(lm: LanguageModel) -> list[Any]:
         json.dumps(kept, sort_keys=True, default=str),
         str(getattr(lm.model.config, "_attn_implementation", "")),
         str(lm.dtype),
-        lm.first_token,
+        *lm.kind.facts,
         [importlib.metadata.version(name) for name in _LIBRARIES],
     ]
 
 
 @torch.inference_mode()
 def read(lm: LanguageModel, ids: Tensor, *, positions: str = "all") -> Tensor:
-    """[n, d] hidden states of token blocks ids [B, T], at all positions or the last of each.
+    """[n, d] hidden states of token blocks ids [B, T], at all predicting positions or the last.
 
     Raises:
         InputError: they are not finite, which half precision may do.
@@ -263,7 +265,9 @@ def read(lm: LanguageModel, ids: Tensor, *, positions: str = "all") -> Tensor:
     return torch.cat(states)
 
 
-def groups_of_text(blocks: TokenBlocks, positions: str = "all") -> Tensor:
+def groups_of_text(
+    blocks: TokenBlocks, positions: str = "all", *, n_predicted: int | None = None
+) -> Tensor:
     """What is drawn with replacement where the text is the sample: its documents.
 
     Positions of one document depend on each other, so that an interval from drawing blocks or
@@ -271,10 +275,14 @@ def groups_of_text(blocks: TokenBlocks, positions: str = "all") -> Tensor:
     follow one another form one group; with fewer than `MIN_DOCUMENTS`, or where the documents are
     not known, blocks stand in their place.
 
+    Args:
+        n_predicted: positions of a block that the model predicts, its last ones; None: all.
+
     Returns:
-        [n_blocks, n] int64, from 0, never decreasing; n is the sequence length, or 1 for `last`.
+        [n_blocks, n] int64, from 0, never decreasing; n is `n_predicted`, or 1 for `last`.
     """
-    shape = (len(blocks.ids), 1 if positions == "last" else blocks.ids.shape[1])
+    width = n_predicted or blocks.ids.shape[1]
+    shape = (len(blocks.ids), 1 if positions == "last" else width)
     if draws_documents(blocks, positions):
         assert blocks.documents is not None
         unit = blocks.documents[:, -shape[1] :].flatten()
@@ -302,7 +310,8 @@ class _Plan:
     def __init__(self, lm: LanguageModel, blocks: TokenBlocks, positions: str) -> None:
         self.lm, self.blocks, self.positions = lm, blocks, positions
         self.n_blocks, self.length = blocks.ids.shape
-        self.groups = groups_of_text(blocks, positions)
+        predicted = lm.kind.n_predicted(self.length)
+        self.groups = groups_of_text(blocks, positions, n_predicted=predicted)
         self.kind = lm.E.device.type
 
     @classmethod
@@ -359,9 +368,9 @@ class _Plan:
         return {name: value.contiguous() for name, value in part.items()}
 
     def _facts(self, rows: Tensor) -> dict[str, Tensor]:
-        """Block, group and next token of each position of some blocks."""
+        """Block, group and predicted token of each position of some blocks."""
         ids = self.blocks.ids[rows]
-        targets = torch.cat([ids[:, 1:], torch.full_like(ids[:, :1], -1)], dim=1)
+        targets = targets_of(self.lm, ids)
         if self.positions == "last":
             targets = targets[:, -1:]
         block = rows[:, None].expand_as(targets).flatten()

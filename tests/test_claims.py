@@ -208,7 +208,21 @@ NULL = {
         },
     },
     "models without a law": {
-        "06_across_models": {"n_models_sparsity": 7, "p_best_gini": 0.5},
+        "06_across_models": {
+            "n_models_sparsity": 7,
+            "p_best_gini": 0.5,
+            "n_sizes": 3,
+            "r2_adj_sizes_least": 0.99,
+            "r2_heldout_sizes_least": 0.99,
+            "r2_adj_sizes_range": 0.0,
+            "r2_above_untrained_sizes_least": 0.0,
+            "untrained_share_sizes_most": 0.99,
+            "n_masked": 2,
+            "n_encoder_decoder": 2,
+            "c1_share_masked": 0.0,
+            "c1_share_encoder_decoder": 0.0,
+            "r2_log_frequency_untrained_most": 0.0,
+        },
     },
 }
 """What a model or a method that knows nothing would leave, by what it is."""

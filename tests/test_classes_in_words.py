@@ -1,9 +1,12 @@
 """The table of classes in words, of planted classes."""
 
+from dataclasses import replace
+
 import tiny
 import torch
 
 from probenc_support.head import Head
+from probenc_support.models.kinds import EncoderDecoder, Masked
 from probenc_support.theory import classes_in_words
 from probenc_support.theory.context_classes import ContextClasses
 
@@ -33,7 +36,11 @@ def test_texts_of_ids_are_the_tokens_and_nothing_where_there_is_none():
     assert texts == [lm.token_text(int(ids[0])), lm.token_text(int(ids[1])), ""]
 
 
-def test_the_last_token_read_is_that_of_the_position():
-    ids = torch.arange(12).reshape(3, 4)
-    assert classes_in_words.tokens_read_last(ids).tolist() == list(range(12))
-    assert classes_in_words.tokens_read_last(ids, "last").tolist() == [3, 7, 11]
+def test_the_token_before_what_is_predicted():
+    lm, ids = tiny.language_model("untied"), torch.arange(12).reshape(3, 4)
+    assert classes_in_words.tokens_before(lm, ids).tolist() == list(range(12)), "it was read last"
+    assert classes_in_words.tokens_before(lm, ids, "last").tolist() == [3, 7, 11]
+    both_sides = replace(lm, kind=Masked(mask=5))
+    assert classes_in_words.tokens_before(both_sides, ids)[:6].tolist() == [-1, 0, 1, 2, -1, 4]
+    halves = replace(lm, kind=EncoderDecoder(start=(0,)))
+    assert classes_in_words.tokens_before(halves, ids).tolist() == [1, 2, 5, 6, 9, 10]

@@ -49,7 +49,7 @@ def test_a_model_that_sees_later_tokens_is_refused(number: int, dtype: torch.dty
     before = model(torch.tensor([[5, 6, 7]])).logits[0, 0]
     after = model(torch.tensor([[5, 6, 9]])).logits[0, 0]
     assert not torch.allclose(before, after), "it does see them"
-    with pytest.raises(InputError, match=r"not causal|no linear output embedding"):
+    with pytest.raises(InputError, match=r"sees what it should predict|no linear output embedding"):
         models.wrap(model.to(dtype), tiny.tokenizer(), name="both ways")
 
 
@@ -58,13 +58,13 @@ def test_the_same_architecture_as_a_decoder_is_not_refused() -> None:
 
     torch.manual_seed(0)
     lm = models.wrap(tiny.model("untied"), tiny.tokenizer(), name="one way")
-    wrapping.check_causal(lm)
+    wrapping.check_blind(lm)
     decoder = BertLMHeadModel(BertConfig(**SIZES, is_decoder=True)).eval()
     with pytest.raises(InputError, match="a layer lies between"):  # causal, with a layer before E
         models.wrap(decoder, tiny.tokenizer(), name="decoder")
 
 
-def test_an_encoder_decoder_is_refused(tmp_path: Path) -> None:
+def test_an_encoder_decoder_is_known_for_one(tmp_path: Path) -> None:
     from transformers import BartConfig, BartForConditionalGeneration
 
     config = BartConfig(
@@ -74,8 +74,7 @@ def test_an_encoder_decoder_is_refused(tmp_path: Path) -> None:
     )  # fmt: skip
     BartForConditionalGeneration(config).save_pretrained(tmp_path)
     tiny.tokenizer().save_pretrained(tmp_path)
-    with pytest.raises(InputError, match=r"encoder-decoder|no place|lack"):
-        models.load(tmp_path)
+    assert models.load(tmp_path).kind.name == "encoder-decoder"
 
 
 # -------------------------------------------------------------------------------------- logit scale

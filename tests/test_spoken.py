@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 from test_generation import BLOCKS, needs_mauve
 
-from probenc_support import generation, models, pruning
+from probenc_support import generation, pruning
 from probenc_support.errors import InputError
 from probenc_support.generation import Samples
 from probenc_support.pruning import pruned_head
@@ -78,7 +78,7 @@ def test_texts_are_those_of_the_model_with_the_head_swapped_in(tiny_lm: Any) -> 
     written = speakers.speak(lm, heads, prompts, n_tokens=4, seeds={"own": 7, "half": 7})
     for name, other in heads.items():
         generator = torch.Generator().manual_seed(7)
-        ids = models.with_first_token(lm, prompts)
+        ids = lm.kind.framed(prompts)
         own = lm.model.get_output_embeddings() if other is None else other
         with pruned_head.swapped(lm, own), torch.no_grad():
             for _ in range(4):

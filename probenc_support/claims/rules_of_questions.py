@@ -9,37 +9,6 @@ from probenc_support.claims.rules_of_paper import (
     spread,
 )
 
-_ACROSS = "06_across_models"
-
-
-Q1 = Claim(
-    id="Q1",
-    title="what drives sparsity?",
-    kind=Kind.OPEN,
-    section="limitations",
-    words="How does sparsity vary with architecture and size, and what drives it?",
-    paper="Open.",
-    needs=(Criterion(_ACROSS, "n_models_sparsity", "models with a sparsity run", at_least=5),),
-    criteria=(
-        Criterion(
-            _ACROSS,
-            "p_best_gini",
-            "smaller p value of two rank correlations named beforehand: of the excess of the Gini "
-            "coefficient with width, and with tokens a dimension (exact, after Holm)",
-            at_most=0.05,
-            stated=Stated.BEFORE,
-            beside="p_smallest_possible",
-            beside_says="the smallest that so many models can give",
-        ),
-    ),
-    figure=(_ACROSS, "fig-against-size"),
-    remark="Needs five models or more. A correlation over models is no cause: what drives sparsity "
-    "needs models that differ in one thing.",
-    changed="Fifty correlations were corrected for, so that no result of fewer than seven models "
-    "could have passed. Two hypotheses are named beforehand instead.",
-)
-
-
 Q2 = Claim(
     id="Q2",
     title="better pruning?",
@@ -91,15 +60,6 @@ Q3 = Claim(
     paper="Open.",
     remark="Needs an intervention: training runs that differ only in whether the output "
     "embedding knows the frequencies from the start.",
-)
-
-
-N1 = Claim(
-    id="N1",
-    title="other kinds of models?",
-    kind=Kind.READERS,
-    words="Does it hold for masked and for encoder-decoder models?",
-    remark="The loader refuses models that do not predict the next token.",
 )
 
 

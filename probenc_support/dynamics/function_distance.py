@@ -16,7 +16,9 @@ from probenc_support import models
 from probenc_support.corpora import TokenBlocks
 from probenc_support.dynamics import resampling
 from probenc_support.dynamics.predictions import Predictions
+from probenc_support.errors import InputError
 from probenc_support.inference import Detection
+from probenc_support.models.kinds import Causal
 from probenc_support.precision import wide
 from probenc_support.regression.arrays import Array
 
@@ -119,13 +121,21 @@ def layer_states(
     """[n, d] hidden states after each layer at some positions of the flattened blocks, float32.
 
     `input embedding`, `layer 1`, ...; the last layer's are those that the head reads.
+
+    Raises:
+        InputError: the model is not causal.
     """
+    if not isinstance(lm.kind, Causal):
+        raise InputError(
+            f"{lm.name} is no causal model, and training is followed layer by layer in causal ones "
+            "only; run notebooks 01 to 04 on it."
+        )
     body = cast(Callable[..., Any], lm.model.base_model)
     kept: dict[str, list[Tensor]] = {}
     length = blocks.ids.shape[1]
     batch = max(1, 2048 // length)
     for start in range(0, len(blocks.ids), batch):
-        ids = models.with_first_token(lm, blocks.ids[start : start + batch])
+        ids = lm.kind.framed(blocks.ids[start : start + batch])
         here = chosen[(chosen >= start * length) & (chosen < (start + batch) * length)]
         states = body(
             input_ids=ids.to(lm.device), use_cache=False, output_hidden_states=True

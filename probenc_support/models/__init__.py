@@ -8,9 +8,12 @@ it. The modules `checkpoints`, `training` and `untrained` are imported by name.
 from probenc_support.models.fetching import fetch, revisions
 from probenc_support.models.language_model import (
     LanguageModel,
+    continued,
+    head_logits,
     hidden_states,
     logits,
-    with_first_token,
+    next_state,
+    targets,
 )
 from probenc_support.models.loading import load
 from probenc_support.models.wrapping import check_editable, logit_scale, wrap
@@ -18,12 +21,15 @@ from probenc_support.models.wrapping import check_editable, logit_scale, wrap
 __all__ = [
     "LanguageModel",
     "check_editable",
+    "continued",
     "fetch",
+    "head_logits",
     "hidden_states",
     "load",
     "logit_scale",
     "logits",
+    "next_state",
     "revisions",
-    "with_first_token",
+    "targets",
     "wrap",
 ]

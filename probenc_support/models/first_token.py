@@ -1,14 +1,12 @@
-"""The token that a model reads before every text, and whether that choice suits the model."""
+"""Whether the token that a causal model reads before every text suits it."""
 
 from dataclasses import replace
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
-from probenc_support.errors import InputError
+from probenc_support.models.kinds import Causal
 from probenc_support.models.language_model import FirstTokenProbe, LanguageModel, logits
-from probenc_support.models.vocabulary import Vocabulary
 
 _PROBE_TEXT = (
     "The river rises in the hills to the north of the town and flows for about forty miles before "
@@ -23,47 +21,19 @@ _PROBE_TEXT = (
 """Plain English of about 150 tokens, written for this purpose."""
 
 
-def first_token_id(vocabulary: Vocabulary, wanted: str, name: str) -> int | None:
-    """The id of a first token as a person names it: `auto`, `none`, or a token.
-
-    Raises:
-        InputError: there is no such token, or the tokenizer puts several before a text.
-    """
-    if wanted == "none":
-        return None
-    if wanted != "auto":
-        by_piece = {piece: token for token, piece in vocabulary.pieces.items()}
-        token = by_piece.get(wanted)
-        return vocabulary.id_of(wanted, of=name) if token is None else token
-    before = _put_before(vocabulary.tokenizer)
-    if len(before) > 1:
-        pieces = ", ".join(repr(vocabulary.pieces.get(token, "?")) for token in before)
-        raise InputError(
-            f"The tokenizer of {name} puts {len(before)} tokens before a text ({pieces}), and one "
-            "can be read here: name it by the parameter first_token, or give none."
-        )
-    return before[0] if before else None
-
-
-def _put_before(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids that a tokenizer puts before a text by default."""
-    plain = list(tokenizer("a", add_special_tokens=False)["input_ids"])
-    whole = list(tokenizer("a")["input_ids"])
-    starts = (i for i in range(len(whole)) if whole[i : i + len(plain)] == plain)
-    return whole[: next(starts, 0)]
-
-
 @torch.inference_mode()
 def probe_first_token(lm: LanguageModel) -> FirstTokenProbe | None:
     """Reads a short English text with the chosen first token, with none, and with the tokenizer's
-    own beginning of text; None where there is no choice."""
+    own beginning of text; None where there is no choice, or the model is not causal."""
+    if lm.kind.name != "causal":
+        return None
     own = lm.tokenizer.bos_token_id
     choices = dict.fromkeys((lm.first_token, None, None if own is None else int(own)))
     ids = lm.tokenizer(_PROBE_TEXT, add_special_tokens=False)["input_ids"]
     ids = torch.tensor([ids[: lm.context_length - 1]], dtype=torch.int64)
     if len(choices) < 2 or ids.shape[1] < 2:
         return None
-    tried = [replace(lm, first_token=choice) for choice in choices]
+    tried = [replace(lm, kind=Causal(choice)) for choice in choices]
     losses = {each.first_token_text: _loss(each, ids) for each in tried}
     return FirstTokenProbe(lm.first_token_text, losses)
 

@@ -4,17 +4,17 @@ The hidden states h [d] of the body satisfy logits = E h + b, with the output em
 the head bias b [V].
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from probenc_support.errors import InputError
 from probenc_support.head import Head
+from probenc_support.models.kinds import Causal, Kind
 from probenc_support.models.vocabulary import Vocabulary
 
 WORSE_BY = 0.5
@@ -54,7 +54,7 @@ class FirstTokenProbe:
 
 @dataclass(frozen=True, eq=False)
 class LanguageModel:
-    """A causal language model and its output embedding, checked: logits = E h + b."""
+    """A language model and its output embedding, checked: logits = E h + b."""
 
     name: str
     """As the person named it; of a folder or file its own name."""
@@ -67,16 +67,20 @@ class LanguageModel:
     tied: bool
     """Whether the input embedding is the same tensor."""
     context_length: int
-    """Largest number of positions in one sequence, the first token not counted."""
+    """Largest number of tokens in one block, what the kind puts around it not counted."""
     device: torch.device
     dtype: torch.dtype
     revision: str
     weights_hash: str
     """SHA-256 over the weight files."""
-    first_token: int | None = None
-    """Id of the token that the model reads before every text; None: it reads the text alone."""
+    kind: Kind = field(default_factory=Causal)
+    """Causal, masked or with an encoder: what the model reads of a text, and what it predicts."""
     probe: FirstTokenProbe | None = None
     """Whether that choice suits the model, tried on loading."""
+    scale: float = 1.0
+    """Factor between what the head module gives and the logits; see `logit_scale`."""
+    outside: Tensor | None = None
+    """[V] the part of b that the model adds after its head (BART's final_logits_bias), or None."""
     quantisation: str = ""
     """In how few bits its weights were stored before they were loaded, such as `Q4_1 body, Q8_0
     output embedding`; empty where they were not quantised."""
@@ -92,6 +96,14 @@ class LanguageModel:
         return self.head.b
 
     @property
+    def own_bias(self) -> Tensor | None:
+        """[V] the part of b that belongs to the head itself; None where there is none."""
+        if self.b is None or self.outside is None:
+            return self.b
+        own = self.b - self.outside
+        return own if bool(own.any()) else None
+
+    @property
     def tokens(self) -> Tensor:
         """[n_vocab] int64, ascending: ids of the tokens. The other rows are padding."""
         return self.head.tokens
@@ -105,6 +117,12 @@ class LanguageModel:
     def d(self) -> int:
         """Hidden size."""
         return self.head.d
+
+    @property
+    def first_token(self) -> int | None:
+        """Id of the token that the model reads before every text; None: it reads the text alone,
+        or between several tokens."""
+        return self.kind.first_token
 
     @property
     def first_token_text(self) -> str:
@@ -163,44 +181,56 @@ def check_ids(lm: LanguageModel, ids: Tensor) -> None:
 
 @torch.inference_mode()
 def hidden_states(lm: LanguageModel, input_ids: Tensor) -> Tensor:
-    """What the head reads: hidden states after the final norm.
+    """What the head reads where the model predicts: hidden states after the final norm.
 
     Args:
-        input_ids: [B, T] int64, without the first token.
+        input_ids: [B, T] int64, without special tokens.
 
     Returns:
-        [B, T, d], in E's precision and on E's device, so that logits = h @ E.T + b.
+        [B, P, d], in E's precision and on E's device, so that logits = h @ E.T + b. What each
+        position predicts is `targets`; P = T but for the kinds that only read a part of a block.
     """
-    ids = with_first_token(lm, input_ids)
-    body = _body(lm.model)
-    hidden = body(input_ids=ids.to(_reads_at(lm)), use_cache=False).last_hidden_state
-    kept = torch.as_tensor(hidden)[:, ids.shape[1] - input_ids.shape[1] :]
-    return kept.to(device=lm.E.device, dtype=lm.E.dtype)
+    return lm.kind.states(lm.model, input_ids).to(device=lm.E.device, dtype=lm.E.dtype)
 
 
 @torch.inference_mode()
 def logits(lm: LanguageModel, input_ids: Tensor) -> Tensor:
-    """[B, T, V] logits of the model's own forward pass, as it stands; input_ids as above."""
-    ids = with_first_token(lm, input_ids)
-    scores: Tensor = lm.model(input_ids=ids.to(_reads_at(lm)), use_cache=False).logits
-    return scores[:, ids.shape[1] - input_ids.shape[1] :]
+    """[B, P, V] logits of the model's own forward pass, as it stands; input_ids as above."""
+    return lm.kind.logits(lm.model, input_ids)
 
 
-def _reads_at(lm: LanguageModel) -> torch.device:
-    """Where ids go: to the model, or to the CPU if it is offloaded, from where hooks move them."""
-    device = torch.device(lm.model.device)
-    return torch.device("cpu") if device.type == "meta" else device
+def targets(lm: LanguageModel, input_ids: Tensor) -> Tensor:
+    """[B, P] int64 the token of the text that each position predicts; -1 where there is none."""
+    return lm.kind.targets(input_ids)
 
 
-def with_first_token(lm: LanguageModel, input_ids: Tensor) -> Tensor:
-    """[B, T + 1] the ids [B, T] after the first token, or as they are where there is none."""
-    if lm.first_token is None:
-        return input_ids
-    return torch.cat([torch.full_like(input_ids[:, :1], lm.first_token), input_ids], dim=1)
+@torch.inference_mode()
+def continued(lm: LanguageModel, prompts: Tensor, new: Tensor) -> Tensor:
+    """[B, n + 1, d] hidden states that predict each token of new [B, n] after prompts [B, T], and
+    the one after them.
+
+    A masked model is asked for each with a mask at the end of the text so far. Where there is an
+    encoder it has the prompts, and the decoder writes.
+    """
+    states = lm.kind.continued(lm.model, prompts, new)
+    return states.to(device=lm.E.device, dtype=lm.E.dtype)
 
 
-def _body(model: PreTrainedModel) -> Callable[..., Any]:
-    return model.base_model
+@torch.inference_mode()
+def next_state(lm: LanguageModel, prompts: Tensor, new: Tensor | None = None) -> Tensor:
+    """[B, d] the last of `continued`: what predicts the token after prompts [B, T] and new."""
+    new = prompts[:, :0] if new is None else new
+    state = lm.kind.next_state(lm.model, prompts, new)
+    return state.to(device=lm.E.device, dtype=lm.E.dtype)
+
+
+def head_logits(lm: LanguageModel, states: Tensor, head: nn.Module | None = None) -> Tensor:
+    """[..., V] float32 logits of states [..., d] by the model's head as it stands, or by another
+    module in its place: with the model's logit scale, and what it adds after the head."""
+    module: Any = lm.model.get_output_embeddings() if head is None else head
+    given: Tensor = module(states.to(device=lm.device, dtype=lm.dtype)).float()
+    given = given if lm.scale == 1.0 else lm.scale * given
+    return given if lm.outside is None else given + lm.outside.to(given)
 
 
 def overflow(lm: LanguageModel) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from transformers import (
-    AutoModelForCausalLM,
+    AutoConfig,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -19,6 +19,7 @@ from transformers import (
 
 from probenc_support.errors import InputError
 from probenc_support.models import weights
+from probenc_support.models.auto_class import auto_class
 
 
 def resolve_device(device: str) -> torch.device:
@@ -78,7 +79,8 @@ def from_folder(
         options["device_map"] = "auto"
     try:
         with quiet():
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+            loaded: Any = auto_class(config).from_pretrained(
                 folder, output_loading_info=True, **options
             )
     except Exception as error:
@@ -109,11 +111,15 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrain
 def _no_weights(folder: Path) -> str:
     if (folder / "adapter_config.json").is_file():
         return f"{folder} holds an adapter without its model: merge it into the model first."
-    kind = "no causal language model" if (folder / "config.json").is_file() else "no model"
+    kind = "no language model" if (folder / "config.json").is_file() else "no model"
     return (
         f"{folder} holds {kind} with weights as {' or '.join(weights.SINGLE)} (or parts of them "
         "with an index); fetch it again, or name another model."
     )
+
+
+_OTHER_TASKS = re.compile(r"(^|\.)(pooler|seq_relationship|sop_classifier)\.")
+"""Weights of tasks beside the prediction of masked tokens, which BERT's and ALBERT's files hold."""
 
 
 def check_loaded(report: Mapping[str, Any], where: Path) -> None:
@@ -136,12 +142,13 @@ def check_loaded(report: Mapping[str, Any], where: Path) -> None:
             f"The weights in {where} have other shapes than config.json asks for "
             f"({', '.join(wrong[:3])}); they belong to another model."
         )
-    left = [n for n in _names(report.get("unexpected_keys")) if not weights.BUFFERS.search(n)]
+    left = _names(report.get("unexpected_keys"))
+    left = [n for n in left if not weights.BUFFERS.search(n) and not _OTHER_TASKS.search(n)]
     if left:
         raise InputError(
             f"The weights in {where} hold {', '.join(left[:3])}"
             + (f" and {len(left) - 3} more" if len(left) > 3 else "")
-            + ", for which the causal language model that config.json names has no place: it is "
+            + ", for which the language model that config.json names has no place: it is "
             "another kind of model, or the configuration belongs to another one."
         )
 
@@ -209,7 +216,9 @@ def load_message(error: Exception, folder: Path, *, what: str = "model") -> str:
             "(trust_remote_code=True in models.load)."
         )
     if "Unrecognized configuration class" in text:
-        return f"{folder} holds no causal language model; name one that generates left to right."
+        return (
+            f"{folder} holds no language model; name one that is causal, masked or has an encoder."
+        )
     return (
         f"The {what} in {folder} cannot be loaded ({first_line(error)}); its files are damaged or "
         "incomplete: remove the folder and fetch it again, or name another model."

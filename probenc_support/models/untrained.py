@@ -36,4 +36,4 @@ def twin(lm: LanguageModel, *, seed: int = 0) -> LanguageModel:
     made = wrapping.wrap(
         fresh, lm.tokenizer, name=f"{lm.name}, untrained", weights_hash=f"untrained-{seed}"
     )
-    return replace(made, first_token=lm.first_token, context_length=lm.context_length)
+    return replace(made, kind=lm.kind, context_length=lm.context_length)

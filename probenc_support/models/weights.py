@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 from probenc_support import cache
 from probenc_support.errors import InputError
+from probenc_support.models.auto_class import auto_class
 
 SINGLE = ("model.safetensors", "pytorch_model.bin")
 """Weight files in the order in which transformers prefers them; each may be an index of parts
@@ -203,7 +204,7 @@ def _head_names(config: str) -> HeadNames:
         settings = json.loads(config)
         kind = AutoConfig.for_model(**settings)
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(kind)
+            model = auto_class(kind).from_config(kind)
     except Exception as error:
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
@@ -212,7 +213,7 @@ def _head_names(config: str) -> HeadNames:
         ) from error
     head, inputs = model.get_output_embeddings(), model.get_input_embeddings()
     if head is None:
-        raise InputError("The model has no output embedding; name a causal language model.")
+        raise InputError("The model has no output embedding; name a language model.")
     own = _names_of(model, head)
     return HeadNames(
         head=(*own, *(f"{name}.weight" for name in _HEADS if f"{name}.weight" not in own)),

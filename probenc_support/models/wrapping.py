@@ -1,7 +1,8 @@
 """From a loaded transformers model to a `LanguageModel`: its head is found, and checked.
 
 The checks refuse what would give wrong numbers without an error: a head that is not linear, logits
-that E h + b does not reproduce, a tokenizer that does not fit, a model that sees later tokens.
+that E h + b does not reproduce, a tokenizer that does not fit, a model that sees the tokens that it
+should predict.
 """
 
 import hashlib
@@ -13,8 +14,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from probenc_support.errors import InputError
 from probenc_support.head import Head
-from probenc_support.models.first_token import first_token_id
-from probenc_support.models.language_model import LanguageModel, hidden_states, logits, overflow
+from probenc_support.models.kinds import kind_of
+from probenc_support.models.language_model import (
+    LanguageModel,
+    continued,
+    hidden_states,
+    logits,
+    overflow,
+    targets,
+)
 from probenc_support.models.vocabulary import Vocabulary
 
 HEAD_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 0.3, torch.float16: 0.1}
@@ -30,53 +38,49 @@ def wrap(
     weights_hash: str = "",
     first_token: str = "none",
 ) -> LanguageModel:
-    """A `LanguageModel` around a loaded model, checked: its head, its tokenizer, its causality.
+    """A `LanguageModel` around a loaded model, checked: its head, its tokenizer, what it sees.
 
     Args:
         first_token: see `load`.
 
     Raises:
         InputError: the model has no linear head, E h + b does not reproduce its logits, its
-            tokenizer does not fit, or what it says of a token depends on later ones.
+            tokenizer does not fit, or what it says of a token depends on that token.
     """
     model = model.eval().requires_grad_(False)
-    if getattr(model.config, "is_encoder_decoder", False):
-        raise InputError(
-            f"{name} is an encoder-decoder model, of which this would read the decoder alone; name "
-            "a causal language model."
-        )
     head = model.get_output_embeddings()
     if not isinstance(head, torch.nn.Linear):
         raise InputError(
             f"{name} has no linear output embedding, so its probabilities cannot be read from one; "
-            "name a causal language model with an lm_head."
+            "name a language model with a language modelling head."
         )
     scale = logit_scale(model.config)
     weight, bias = _present(head, name)
     vocabulary = Vocabulary(tokenizer, weight.shape[0])
     _check_vocabulary(vocabulary, name)
-    first = first_token_id(vocabulary, first_token, name)
-    text_config = model.config.get_text_config()
-    longest = int(getattr(text_config, "max_position_embeddings", None) or 2**31)
+    kind, context_length = kind_of(model, vocabulary, first_token, name)
+    outside = _outside(model, weight)
     lm = LanguageModel(
         name=name,
         model=model,
         tokenizer=tokenizer,
         head=Head(
             _float(weight, scale),
-            None if bias is None else _float(bias, scale),
-            vocabulary.rows,
+            _bias(bias, scale, outside),
+            kind.text_rows(vocabulary),
         ),
         tied=_is_tied(model, head),
-        context_length=longest if first is None else longest - 1,
+        context_length=context_length,
         device=weight.device,
         dtype=weight.dtype,
         revision=revision,
         weights_hash=weights_hash or _parameters_hash(model),
-        first_token=first,
+        kind=kind,
+        scale=scale,
+        outside=outside,
         quantisation=quantisation(model.config),
     )
-    check_causal(lm)
+    check_blind(lm)
     check_head(lm)
     return lm
 
@@ -171,6 +175,20 @@ def _check_vocabulary(vocabulary: Vocabulary, name: str) -> None:
         )
 
 
+def _outside(model: PreTrainedModel, weight: Tensor) -> Tensor | None:
+    """What a model adds to its logits after the head, [V] in float32 or more: BART and its kin."""
+    added = getattr(model, "final_logits_bias", None)
+    if added is None or not bool(added.any()):
+        return None
+    return _float(added.to(weight.device).flatten(), 1.0)
+
+
+def _bias(bias: Tensor | None, scale: float, outside: Tensor | None) -> Tensor | None:
+    """[V] all that is added to E h: the head's own bias and what comes after it."""
+    own = None if bias is None else _float(bias, scale)
+    return outside if own is None else own if outside is None else own + outside
+
+
 def _float(weight: Tensor, scale: float) -> Tensor:
     """At least float32; shares the model's memory where neither precision nor scale change it."""
     wide = weight.detach() if weight.dtype == torch.float64 else weight.detach().float()
@@ -225,32 +243,44 @@ def check_head(lm: LanguageModel) -> None:
         )
 
 
-CAUSAL_TOLERANCE = {
+BLIND_TOLERANCE = {
     torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.05
 }  # fmt: skip
-"""Most that a later token may change at earlier positions, relative to the change at its own: what
-rounding may cause."""
+"""Most that a token may change where it is to be predicted, relative to the change that it makes
+elsewhere: what rounding may cause."""
 
 
 @torch.inference_mode()
-def check_causal(lm: LanguageModel) -> None:
-    """Tries on the model itself that a later token changes no earlier hidden state.
+def check_blind(lm: LanguageModel) -> None:
+    """Tries on the model itself that a token changes no hidden state that is to predict it, nor,
+    but for a masked model, any that predicts an earlier one.
 
     Raises:
-        InputError: it does, so the model reads in both directions.
+        InputError: it does, so the model sees what it should predict.
     """
     ids = _some_tokens(lm)
-    if ids.shape[1] < 2 or len(lm.tokens) < 2:
+    if ids.shape[1] < 4 or len(lm.tokens) < 2:
         return
+    # The last but one, so that there are positions on both sides of it.
+    at = ids.shape[1] - 2
     other = ids.clone()
-    other[0, -1] = lm.tokens[(torch.searchsorted(lm.tokens, ids[0, -1]) + 1) % len(lm.tokens)]
-    change = (hidden_states(lm, ids) - hidden_states(lm, other))[0].abs().amax(dim=1)
+    other[0, at] = lm.tokens[(torch.searchsorted(lm.tokens, ids[0, at]) + 1) % len(lm.tokens)]
+    # A speech model hears the text and should: what its decoder is given must not tell more.
+    hears = lm.kind.name == "speech"
+    after = continued(lm, ids, other[:, :-1]) if hears else hidden_states(lm, other)
+    change = (hidden_states(lm, ids) - after)[0].abs().amax(dim=1)
     if not bool(change.isfinite().all()):
         raise InputError(overflow(lm))
-    before, at = float(change[:-1].max()), float(change[-1])
-    if before > CAUSAL_TOLERANCE[lm.dtype] * at:
+    changed = targets(lm, ids)[0] != targets(lm, other)[0]
+    predicts = int(torch.nonzero(changed)[0])
+    masked = lm.kind.name == "masked"
+    blind = changed if masked else torch.arange(len(change)) <= predicts
+    blind = blind.to(change.device)
+    before, elsewhere = float(change[blind].max()), float(change[~blind].max())
+    if before > BLIND_TOLERANCE[lm.dtype] * elsewhere:
         raise InputError(
-            f"{lm.name} is not causal: a later token changes what it says at earlier positions "
-            f"(by {before / at:.1%} of the change at its own), so it sees what it should predict; "
-            "name a model that generates left to right."
+            f"{lm.name} sees what it should predict: a token changes what the model says "
+            + ("of it although it is masked" if masked else "at earlier positions")
+            + f" (by {before / max(elsewhere, 1e-30):.1%} of the change elsewhere); name a model "
+            "that generates left to right, is masked, or has an encoder."
         )

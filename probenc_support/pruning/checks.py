@@ -66,6 +66,6 @@ def swapped_head_error(
         kept: what `head` makes of h [N, d], [N, d].
     """
     with swapped(lm, head):
-        inside = lm.model(input_ids=ids.to(lm.device)).logits.float().flatten(0, 1)
+        inside = models.logits(lm, ids).float().flatten(0, 1)
     closed = lm.head.logits(kept(models.hidden_states(lm, ids).flatten(0, 1)))
     return float((closed.log_softmax(1) - inside.to(closed).log_softmax(1)).abs().max())

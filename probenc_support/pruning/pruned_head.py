@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from probenc_support import cache
 from probenc_support.errors import InputError
-from probenc_support.models import LanguageModel, check_editable, logit_scale
+from probenc_support.models import LanguageModel, check_editable
 from probenc_support.pruning.bases import Basis, levels
 
 
@@ -132,9 +132,10 @@ def _in_model(
     bias: Tensor | None = None,
 ) -> PrunedHead:
     """A head in the model's precision; the model itself applies its logit scale afterwards."""
-    scale = logit_scale(lm.model.config)
-    if lm.b is not None:
-        bias = lm.b if bias is None else lm.b + bias
+    scale = lm.scale
+    own = lm.own_bias
+    if own is not None:
+        bias = own if bias is None else own + bias
 
     def placed(part: Tensor) -> Tensor:
         return part.to(device=lm.device, dtype=lm.dtype)

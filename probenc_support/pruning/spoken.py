@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from probenc_support import generation
 from probenc_support.generation import Samples
-from probenc_support.models import LanguageModel, check_editable, logit_scale, with_first_token
+from probenc_support.models import LanguageModel, check_editable, head_logits, next_state
+from probenc_support.models.kinds import Causal
 from probenc_support.regression import Interval, draws_with_replacement
 from probenc_support.regression.arrays import Array
 
@@ -44,7 +45,7 @@ def prompts_of(ids: Tensor, group: Tensor, n: int, length: int = 16) -> tuple[Te
 
     Args:
         ids: [B, T] tokens of the blocks.
-        group: [B * T] document of each position.
+        group: [B * P] document of each position that is predicted, the last P of each block.
         length: of a piece; shorter where a quarter of a block is.
 
     Returns:
@@ -52,8 +53,12 @@ def prompts_of(ids: Tensor, group: Tensor, n: int, length: int = 16) -> tuple[Te
     """
     length = max(1, min(length, ids.shape[1] // 4))
     pieces = ids[:, : ids.shape[1] // length * length].reshape(-1, length)[:n]
-    ends = group.reshape(ids.shape)[:, length - 1 :: length].flatten()
-    return pieces, ends[: len(pieces)]
+    group = group.reshape(len(ids), -1)
+    # Where only the last positions of a block are predicted, the first of these stands for those
+    # before it.
+    skipped = ids.shape[1] - group.shape[1]
+    ends = torch.arange(length - 1, ids.shape[1], length).sub(skipped).clamp(min=0)
+    return pieces, group[:, ends].flatten()[: len(pieces)]
 
 
 @torch.no_grad()
@@ -83,10 +88,9 @@ def speak(
     check_editable(lm)
     generators = {seed: torch.Generator(lm.device).manual_seed(seed) for seed in seeds.values()}
     written: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in heads}
-    for batch in prompts.split(batch_size):
-        ids = with_first_token(lm, batch.to(lm.device))
-        read = lm.model.base_model(input_ids=ids, use_cache=True)
-        voices = [_Voice(lm, heads[name], read, seeds[name]) for name in heads]
+    for batch in prompts.split(min(batch_size, lm.kind.at_once)):
+        begun = _begin(lm, batch)
+        voices = [_Voice(lm, heads[name], copy.deepcopy(begun), seeds[name]) for name in heads]
         for _ in range(n_tokens):
             noise: dict[int, Tensor] = {}
             for voice in voices:
@@ -102,15 +106,59 @@ def speak(
     }
 
 
+class _Kept:
+    """How far a causal model has read: it keeps what it needs of it, and reads on from there."""
+
+    def __init__(self, past: Any, h: Tensor) -> None:
+        self.past, self.h = past, h
+
+    def read_on(self, lm: LanguageModel, token: Tensor) -> None:
+        """Reads one more token of each text, token [n, 1]."""
+        body: Any = lm.model.base_model
+        out = body(input_ids=token, past_key_values=self.past, use_cache=True)
+        self.h, self.past = out.last_hidden_state[:, -1], out.past_key_values
+
+
+class _Anew:
+    """How far a model of another kind has read, which reads everything again for each token."""
+
+    def __init__(self, prompts: Tensor, new: Tensor, h: Tensor) -> None:
+        self.prompts, self.new, self.h = prompts, new, h
+
+    def read_on(self, lm: LanguageModel, token: Tensor) -> None:
+        """Reads one more token of each text, token [n, 1]."""
+        self.new = torch.cat([self.new, token.to(self.new)], dim=1)
+        self.h = next_state(lm, self.prompts, self.new)
+
+
+def _begin(lm: LanguageModel, prompts: Tensor) -> _Kept | _Anew:
+    """The prompts [n, T], read."""
+    if not isinstance(lm.kind, Causal):
+        return _Anew(prompts, prompts[:, :0], next_state(lm, prompts))
+    body: Any = lm.model.base_model
+    out = body(input_ids=lm.kind.framed(prompts.to(lm.device)), use_cache=True)
+    h = out.last_hidden_state[:, -1]
+    read = next_state(lm, prompts[:1])
+    if not torch.allclose(h[:1].to(read), read, rtol=1e-3, atol=1e-3 * float(read.abs().max())):
+        # Something lies between the body and the head, which the body alone does not give.
+        return _Anew(prompts, prompts[:, :0], next_state(lm, prompts))
+    return _Kept(out.past_key_values, h)
+
+
 class _Voice:
     """One head on its way through the continuations of a batch of prompts."""
 
-    def __init__(self, lm: LanguageModel, head: nn.Module | None, read: Any, seed: int) -> None:
-        self.lm, self.seed = lm, seed
-        self.head: Any = lm.model.get_output_embeddings() if head is None else head
-        self.scale = logit_scale(lm.model.config)
-        self.h, self.past = read.last_hidden_state[:, -1], copy.deepcopy(read.past_key_values)
+    def __init__(
+        self, lm: LanguageModel, head: nn.Module | None, begun: _Kept | _Anew, seed: int
+    ) -> None:
+        self.lm, self.head, self.text, self.seed = lm, head, begun, seed
+        self.barred = generation.never_drawn(lm)
         self.drawn: list[Tensor] = []
+
+    @property
+    def h(self) -> Tensor:
+        """[n, d] the state that predicts the next token."""
+        return self.text.h
 
     def draw(self, noise: dict[int, Tensor], generators: Mapping[int, torch.Generator]) -> None:
         """Draws the next token of each text and reads it.
@@ -118,19 +166,15 @@ class _Voice:
         A token is the largest ratio of probability to exponential noise, as in
         `torch.multinomial`; heads of one seed share the noise of a step, which is kept in `noise`.
         """
-        logits = self.head(self.h).float()
-        if self.scale != 1.0:
-            logits = self.scale * logits
-        logits[:, generation.end_of_text(self.lm)] = -torch.inf
+        logits = head_logits(self.lm, self.h, self.head)
+        logits[:, self.barred] = -torch.inf
         p = logits.softmax(dim=1)
         if self.seed not in noise:
             generator = generators[self.seed]
             noise[self.seed] = torch.empty_like(p).exponential_(generator=generator)
         token = p.div_(noise[self.seed]).argmax(dim=1, keepdim=True)
         self.drawn.append(token)
-        body: Any = self.lm.model.base_model
-        out = body(input_ids=token, past_key_values=self.past, use_cache=True)
-        self.h, self.past = out.last_hidden_state[:, -1], out.past_key_values
+        self.text.read_on(self.lm, token)
 
 
 # ------------------------------------------------------------------------------------------- MAUVE

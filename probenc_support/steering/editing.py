@@ -20,7 +20,7 @@ from probenc_support.moments import Moments
 from probenc_support.precision import wide, wide_device
 from probenc_support.steering.closed_form import log_mean
 from probenc_support.steering.directions import choose_ridge, min_variance, moments_of_runs
-from probenc_support.steering.solving import joint_log_p, solve_jointly
+from probenc_support.steering.joint import check_feasible, joint_log_p, solve_jointly
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +74,8 @@ def steer(
         scales: token (a text that is one token, or an id) to factor, for instance
             `{" Paris": 5.0, " London": 0.2}`.
         detection: the corpus on which the factors hold; by default the built-in docstrings.
-        direction: [d] along which rows move; by default the minimum-variance direction.
+        direction: [d] along which rows move, or [K, d] one for each token; by default the
+            minimum-variance direction.
         exact: solve for the steps, all tokens together; else the linear rule, step = log r.
 
     Raises:
@@ -86,11 +87,13 @@ def steer(
         detection = default_detection(lm)
     vector = default_direction(detection) if direction is None else direction.double()
     log_p = lm.head.log_p(detection.h, tokens, detection.z)
-    _check_reachable(lm, tokens, factors, log_mean(log_p))
-    g = detection.h.double() @ vector
-    steps = solve_jointly(log_p, g, factors.log()) if exact else factors.log()
-    after = log_mean(joint_log_p(log_p, g[:, None] * steps)).exp()
-    with edited_rows(lm, tokens, torch.outer(steps, vector)) as edited:
+    names = [lm.token_text(int(token)) for token in tokens]
+    check_feasible(log_mean(log_p), factors.log(), names)
+    vectors = vector.expand(len(tokens), -1)
+    g = detection.h.double() @ vectors.T
+    steps = solve_jointly(log_p, g, factors.log(), names=names) if exact else factors.log()
+    after = log_mean(joint_log_p(log_p, g * steps)).exp()
+    with edited_rows(lm, tokens, steps[:, None] * vectors) as edited:
         yield Steered(edited, tokens, factors, steps, log_mean(log_p).exp(), after)
 
 
@@ -129,21 +132,6 @@ def _token(lm: LanguageModel, name: str | int) -> int:
             "tokenizer knows."
         )
     return name
-
-
-def _check_reachable(lm: LanguageModel, tokens: Tensor, factors: Tensor, log_a: Tensor) -> None:
-    wanted = factors * log_a.exp()
-    for token, factor, a, goal in zip(tokens, factors, log_a.exp(), wanted, strict=True):
-        if goal >= 1:
-            raise InputError(
-                f"{lm.token_text(int(token))!r} has mean probability {float(a):.3g}, so "
-                f"{float(factor):g} times that is no probability; ask for less than {1 / a:.3g}."
-            )
-    if float(wanted.sum()) >= 1:
-        raise InputError(
-            f"Together these tokens would need a mean probability of {float(wanted.sum()):.3g}, "
-            "which is above 1; ask for smaller scales or fewer tokens."
-        )
 
 
 @contextmanager
@@ -189,7 +177,7 @@ def add_to_rows(lm: LanguageModel, weight: Tensor, tokens: Tensor, change: Tenso
     Returns:
         [K, d] float64, by how much the rows of the weight were to change.
     """
-    scale = models.logit_scale(lm.model.config)
+    scale = lm.scale
     change = change.to(device=wide_device(weight.device), dtype=torch.float64) / scale
     weight[tokens] = (wide(weight[tokens]) + change).to(weight)
     return change
@@ -213,6 +201,6 @@ def _as_edited(lm: LanguageModel, weight: Tensor, tokens: Tensor, change: Tensor
     digest = hashlib.sha256(lm.weights_hash.encode())
     for array in (tokens, change.cpu()):
         digest.update(array.contiguous().numpy().tobytes())
-    scale = models.logit_scale(lm.model.config)
+    scale = lm.scale
     E = (weight if weight.dtype == torch.float64 else weight.float()) * scale
     return replace(lm, head=Head(E, lm.b, lm.tokens), tied=False, weights_hash=digest.hexdigest())

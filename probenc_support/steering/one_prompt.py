@@ -25,7 +25,7 @@ def encode(lm: LanguageModel, prompt: str) -> Tensor:
 
 def likeliest(lm: LanguageModel, prompt: Tensor) -> int:
     """Id of the token that is the most probable after a prompt [1, T]."""
-    last = models.hidden_states(lm, prompt)[:, -1]
+    last = models.next_state(lm, prompt)
     return int(lm.tokens[lm.head.log_mean_p(last).argmax()])
 
 
@@ -49,7 +49,7 @@ def at_scales(
             ends. A model that generates no text continues with nothing.
     """
     tokens = torch.tensor([token])
-    last = models.hidden_states(lm, prompt)[:, -1].cpu()
+    last = models.next_state(lm, prompt).cpu()
     here, there = lm.head.log_p(last, tokens), lm.head.log_p(detection.h, tokens, detection.z)
     steps = solving.solve_steps(
         there, detection.h.double() @ direction, torch.tensor(scales, dtype=torch.float64).log()
@@ -75,6 +75,7 @@ def at_scales(
 
 def _continuation(lm: LanguageModel, prompt: Tensor, n_tokens: int, seed: int) -> str:
     room = lm.context_length - prompt.shape[1]
-    if not lm.model.can_generate() or room < 1:
+    silent = lm.kind.name == "causal" and not lm.model.can_generate()
+    if silent or room < 1:
         return ""
     return generation.sample(lm, prompt, n_tokens=min(n_tokens, room), seed=seed).texts(lm)[0]

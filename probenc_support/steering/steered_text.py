@@ -15,7 +15,7 @@ from probenc_support.generation import Samples
 from probenc_support.inference import Detection
 from probenc_support.models import LanguageModel
 from probenc_support.regression import Interval
-from probenc_support.steering import editing, solving
+from probenc_support.steering import editing, joint
 
 
 @dataclass(frozen=True)
@@ -202,8 +202,7 @@ def steered_sample(
 def drawn_at(lm: LanguageModel, sample: Samples) -> tuple[Tensor, Tensor]:
     """Hidden states [n T_new, d] and log-partition [n T_new] at the positions at which the tokens
     of a sample were drawn, by the model as it stands."""
-    n_prompt = sample.prompts.shape[1]
-    h = models.hidden_states(lm, sample.sequences)[:, n_prompt - 1 : -1].flatten(0, 1)
+    h = models.continued(lm, sample.prompts, sample.ids)[:, :-1].flatten(0, 1)
     return h.cpu(), lm.head.log_partition(h.to(lm.E)).cpu()
 
 
@@ -220,7 +219,7 @@ def scale_there(
     h, z = at
     log_p = lm.head.log_p(h, tokens, z)
     u = (h.double() @ direction)[:, None] * steps
-    return float(solving.joint_log_p(log_p, u).exp().sum() / log_p.exp().sum())
+    return float(joint.joint_log_p(log_p, u).exp().sum() / log_p.exp().sum())
 
 
 def frequency_ratio(

@@ -18,13 +18,15 @@ def texts_of(lm: LanguageModel, ids: Tensor) -> list[str]:
     return [lm.token_text(i) if i >= 0 else "" for i in ids.tolist()]
 
 
-def tokens_read_last(ids: Tensor, positions: str = "all") -> Tensor:
-    """[N] ids of the token that the model has read last at each position of a pass.
+def tokens_before(lm: LanguageModel, ids: Tensor, positions: str = "all") -> Tensor:
+    """[N] ids of the token before the one that is predicted, at each position of a pass; -1 where
+    there is none. A causal model has read it last.
 
     Args:
         ids: [B, T] blocks of the text; positions: as of the pass, `all` or `last`.
     """
-    return (ids[:, -1:] if positions == "last" else ids).flatten()
+    before = lm.kind.preceding(ids)
+    return (before[:, -1:] if positions == "last" else before).flatten()
 
 
 def in_words(
