@@ -221,7 +221,6 @@ NULL = {
             "n_encoder_decoder": 2,
             "c1_share_masked": 0.0,
             "c1_share_encoder_decoder": 0.0,
-            "r2_adj_twins_less_causal": 0.0,
             "r2_log_frequency_untrained_most": 0.0,
         },
     },

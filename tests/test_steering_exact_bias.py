@@ -224,6 +224,10 @@ def test_the_edit_is_a_plain_logit_bias_on_the_really_edited_model(style: str) -
     with_biases(lm.model, seed=2)
     vector = steering.hidden_bias(lm, ids[:1]).vector
     assert vector is not None
+    checked = (ids, torch.tensor([7, 90]), (20.0, 1 / 20))
+    assert steering.closed_form_error(lm, *checked, vector, as_bias=True) < 1e-9
+    control = exact_bias.permuted(vector, torch.ones(lm.d, dtype=torch.float64))
+    assert steering.closed_form_error(lm, *checked, control, as_bias=True) > 1e-2
     token = torch.tensor([7])
     before = torch.log_softmax(models.logits(lm, ids), dim=-1)
     for scale in (20.0, 1 / 20):

@@ -123,13 +123,13 @@ def _direction(
         home, *others = steering.calibrations(lm, named, sample)
         return steering.robust(home, others).vector
     if name == "exact":
-        vector = steering.hidden_bias(lm, detection.h)
-        if vector is None:
+        exact = steering.hidden_bias(lm, fitted.blocks.ids[:1, :64])
+        if exact.vector is None:
             raise InputError(
-                f"{lm.name} has no direction that moves a logit alike on any text (its last norm "
-                "is no LayerNorm with a bias); use --direction min_variance or robust."
+                f"{lm.name} has no direction that moves a logit alike on any text: {exact.words} "
+                "Use --direction min_variance or robust."
             )
-        return vector
+        return exact.vector
     return steering.default_direction(detection)
 
 

