@@ -92,7 +92,8 @@ class ResidualStream:
         kept = slice(place.stop - 1, place.stop) if positions == "last" else place
 
         def at(tensor: Tensor) -> Tensor:
-            return tensor[:, kept].flatten(0, 1)
+            # OPT's MLPs know no blocks: they read [B T, d].
+            return tensor.reshape(*given.shape[:2], -1)[:, kept].flatten(0, 1)
 
         h = (h[:, -1:] if positions == "last" else h).flatten(0, 1)
         return Read(
@@ -226,7 +227,8 @@ def _with_layers(
     parts = [Part("embedding", 0, layers[0])]
     for number, layer in enumerate(layers, start=1):
         parts += _parts_of_layer(layer, number, seen)
-    total = torch.stack([seen.part(part).double() for part in parts]).sum(dim=0)
+    added = [seen.part(part).double().reshape(x.shape) for part in parts]
+    total = torch.stack(added).sum(dim=0)
     if not same(total, x, x.dtype):
         return found([], said + "and what its layers add does not add up to what that reads.")
     with torch.inference_mode(), _watched([module]) as once_more:
@@ -264,17 +266,22 @@ def _parts_of_layer(layer: nn.Module, number: int, seen: _Seen) -> list[Part]:
     read, gave = (_present(tensor) for tensor in seen.calls[layer])
     inside = {m: name for name, m in layer.named_modules() if name and m in seen.calls}
     outputs = {m: seen.calls[m][1] for m in seen.calls if m in inside}
-    fitting = [m for m, out in outputs.items() if out is not None and out.shape == gave.shape]
+    fitting = [m for m, out in outputs.items() if out is not None and _fits(out, gave)]
     # The outermost first, and of these what was called last: a norm or dropout after an MLP is a
     # part as it is added.
     fitting.sort(key=lambda m: inside[m].count("."))
     wanted = gave.double() - read.double()
     for count in (2, 3, 1):
         for chosen in itertools.combinations(fitting, count):
-            total = torch.stack([_present(outputs[m]).double() for m in chosen]).sum(dim=0)
+            added = [_present(outputs[m]).double().reshape(gave.shape) for m in chosen]
+            total = torch.stack(added).sum(dim=0)
             if same(total, wanted, gave.dtype):
                 return [_named(m, inside[m], number, layer, seen) for m in chosen]
     return [Part("layer", number, layer)]
+
+
+def _fits(out: Tensor, added: Tensor) -> bool:
+    return out.numel() == added.numel() and out.shape[-1] == added.shape[-1]
 
 
 def _named(module: nn.Module, name: str, number: int, layer: nn.Module, seen: _Seen) -> Part:

@@ -202,15 +202,19 @@ class MeanHiddenParts:
         )
 
     def metrics(
-        self, design: Design, *, n_replicates: int = 200, seed: int = 0
+        self, design: Design, suffix: str = "", *, n_replicates: int = 200, seed: int = 0
     ) -> dict[str, float]:
-        """Shares of `kinds` of parts with their intervals, and of the same in deviations."""
+        """Shares of `kinds` of parts with their intervals, and of the same in deviations, under the
+        names of the first notebook's metrics, with a suffix for another model."""
         drawn = self.shares(design, self.drawn_groups(n_replicates, seed)).numpy()
         deviations = self.shares_of_deviations(design)
-        found = {"parts_n_positions": float(self.n_positions), "parts_rounding": self.rounding}
+        found = {
+            f"parts_n_positions{suffix}": float(self.n_positions),
+            f"parts_rounding{suffix}": self.rounding,
+        }
         for name, rows in self.kinds().items():
-            found |= _interval(drawn[rows].sum(axis=0)).metrics(f"parts_{name}")
-            found[f"parts_{name}_deviations"] = float(deviations[rows].sum())
+            found |= _interval(drawn[rows].sum(axis=0)).metrics(f"parts_{name}{suffix}")
+            found[f"parts_{name}_deviations{suffix}"] = float(deviations[rows].sum())
         return found
 
     def kinds(self) -> dict[str, Array]:

@@ -219,39 +219,51 @@ class _Intact:
     head: Head
     log_a: Tensor
     """[n] over all text, nats."""
-    h: Tensor
-    """[N, d]"""
-    gram: Tensor
-    """[d, d] of the rows of E."""
+    along: Tensor
+    """[d] the covariance of E times the mean hidden state there, so that its product with another
+    mean is a covariance over the tokens of the two first orders."""
+    whole: float
+    """That of the mean with itself."""
+    spread: float
+    """Standard deviation of -log a there, over the tokens."""
+    divergence: float
+    """From a, nats."""
 
     @classmethod
     def of(
         cls, lm: LanguageModel, detection: Detection, design: Design, chosen: Tensor
     ) -> "_Intact":
+        """On the blocks `chosen` [k] of the pass `detection`."""
         h = detection.h[torch.isin(detection.block, chosen)]
-        return cls(lm.head.cpu(), detection.log_a, h, design.gram.cpu())
+        mean, head = wide(h).mean(dim=0), lm.head.cpu()
+        along = design.gram.cpu() @ mean
+        return cls(
+            head,
+            detection.log_a,
+            along,
+            whole=float(mean @ along),
+            spread=float(head.log_mean_p(h).std()),
+            divergence=divergence_from(detection.log_a, head, h),
+        )
 
     def beside(self, h: Tensor) -> dict[str, float]:
         """The columns of `without` for the same positions' hidden states [N, d]."""
-        before, after = wide(self.h).mean(dim=0), wide(h).mean(dim=0)
-        along = self.gram @ before
-        spread = [float(self.head.log_mean_p(states).std()) for states in (h, self.h)]
-        far = [divergence_from(self.log_a, self.head, states) for states in (h, self.h)]
         return {
-            "kept": float(after @ along / (before @ along)),
-            "spread": spread[0] / spread[1],
-            "divergence": far[0] - far[1],
+            "kept": float(wide(h).mean(dim=0) @ self.along) / self.whole,
+            "spread": float(self.head.log_mean_p(h).std()) / self.spread,
+            "divergence": divergence_from(self.log_a, self.head, h) - self.divergence,
         }
 
 
-def divergence_from(log_a: Tensor, head: Head, h: Tensor, *, step: int = 64) -> float:
+def divergence_from(log_a: Tensor, head: Head, h: Tensor, *, step: int = 128) -> float:
     """Mean over hidden states h [N, d] of the KL divergence of P(w | n) from a, in nats.
 
     Args:
         log_a: [n] log average probabilities of the tokens.
+        step: positions at a time, in the precision of the head.
     """
     total = 0.0
     for part in h.split(step):
-        log_p = head.log_p(part)
-        total += float((log_p.exp() * (log_p - log_a)).sum())
+        log_p = head.of_tokens(torch.log_softmax(head.logits(part.to(head.E)), dim=1), dim=1)
+        total += float((log_p.exp() * (log_p - log_a.to(log_p))).sum())
     return total / len(h)
