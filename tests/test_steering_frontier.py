@@ -148,6 +148,7 @@ def test_what_the_table_says() -> None:
     assert frontier.metrics(table.assign(domain="id")) == {
         "frontier_length_shortest": 1.0,
         "frontier_kept_shortest": 0.8,
+        "frontier_kept_beside": 1.0,
         "frontier_least_id": 0.03,
         "frontier_least_id_length": 2.0,
         "frontier_least_id_kept": 0.5,

@@ -46,9 +46,10 @@ def other_kinds(runs: Sequence[Run], kinds: Mapping[str, str]) -> dict[str, floa
     ]
     if untrained:
         found["r2_log_frequency_untrained_most"] = max(untrained)
-    if {CAUSAL_TWIN, *TWINS} <= fits.keys():
-        worse = min(fits[twin]["r2_adj"] for twin in TWINS)
-        found["r2_adj_twins_less_causal"] = worse - fits[CAUSAL_TWIN]["r2_adj"]
+    for name, twin in TWINS.items():
+        if {CAUSAL_TWIN, twin} <= fits.keys():
+            difference = fits[twin]["r2_adj"] - fits[CAUSAL_TWIN]["r2_adj"]
+            found[f"r2_adj_twin_{name}_less_causal"] = difference
     return found
 
 
@@ -154,15 +155,11 @@ def kinds_in_words(found: Mapping[str, float]) -> str:
             told.append(f"no {kind} model has run")
             continue
         held = round(found[f"c1_share_{name}"] * count)
-        told.append(f"C1 holds on {held} of {count} {kind} models")
+        difference = found.get(f"r2_adj_twin_{name}_less_causal")
+        twin = "" if difference is None else f" (R² of the twin {difference:+.3f} against causal)"
+        told.append(f"C1 holds on {held} of {count} {kind} models{twin}")
     sentence = "; ".join(told)
-    sentence = f"{sentence[0].upper()}{sentence[1:]}."
-    if "r2_adj_twins_less_causal" in found:
-        sentence += (
-            " The worse of the twins has an adjusted R² of "
-            f"{found['r2_adj_twins_less_causal']:+.3f} against its causal twin."
-        )
-    return sentence
+    return f"{sentence[0].upper()}{sentence[1:]}."
 
 
 def sizes_in_words(found: Mapping[str, float]) -> str:

@@ -9,9 +9,9 @@ CAUSAL_TWIN = "nano-causal"
 """The causal model whose text, tokenizer, width, architecture and steps the twins share."""
 
 
-TWINS = ("nano-masked", "nano-seq2seq")
-"""The same with another objective: masked, and encoder-decoder (which takes another architecture,
-too)."""
+TWINS = {"masked": "nano-masked", "encoder_decoder": "nano-seq2seq"}
+"""The same with another objective (the encoder-decoder takes another architecture, too), by what
+its kind is in the names of metrics."""
 
 
 SIZES = ("pythia-nano-64", "pythia-nano", "pythia-nano-256")
@@ -34,8 +34,8 @@ CONTRASTS = (
     Contrast("tied and not untied, as Llama is built", "nano-llama-untied", "nano-llama"),
     Contrast("built as Llama and not as GPT-2, tied", "nano-gpt2", "nano-llama"),
     Contrast("built as Llama and not as GPT-2, untied", "nano-gpt2-untied", "nano-llama-untied"),
-    Contrast("masked and not causal", CAUSAL_TWIN, TWINS[0]),
-    Contrast("encoder-decoder and not causal", CAUSAL_TWIN, TWINS[1]),
+    Contrast("masked and not causal", CAUSAL_TWIN, TWINS["masked"]),
+    Contrast("encoder-decoder and not causal", CAUSAL_TWIN, TWINS["encoder_decoder"]),
     Contrast("twice as wide and deep", SIZES[0], SIZES[1]),
     Contrast("twice as wide and deep again", SIZES[1], SIZES[2]),
 )

@@ -15,7 +15,7 @@ from torch import Tensor
 from probenc_support import cache, models
 from probenc_support.commands import output
 from probenc_support.errors import InputError
-from probenc_support.models import LanguageModel, fetching, gguf_conversion, gguf_copy, runtime
+from probenc_support.models import LanguageModel, fetching, gguf_conversion, gguf_copy
 from probenc_support.steering.editing import own_output_embedding
 
 CARD = "README.md"
@@ -88,9 +88,7 @@ def write_model(
         head: Any = lm.model.get_output_embeddings()
         gguf_copy.copy_with_head(gguf, path, head.weight, kind=gguf_type)
         return
-    with runtime.quiet():
-        lm.model.save_pretrained(path)
-        lm.tokenizer.save_pretrained(path)
+    models.save(lm, path)
     folder = models.fetch(origin, revision=lm.revision)
     for name in _PROCESSORS:
         if (folder / name).is_file() and not (path / name).exists():

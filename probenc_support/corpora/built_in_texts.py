@@ -1,8 +1,9 @@
 """The built-in corpora: docstrings, the manual of Python, the Bible, chemical reactions.
 
 Text of packages is read from their files; no code of them is imported or run. `docstrings` is what
-the default book detects on, `python-manual` is near it, and `bible` is far from it; `reactions` is
-no language, and for a model that reads none. Documents are mixed in an order that depends on their text alone.
+the default book detects on, `python-manual` is near it, and `bible` is far from it. `reactions` is
+no language, and for a model that reads none. Documents are mixed in an order that depends on their
+text alone.
 """
 
 import ast

@@ -14,7 +14,8 @@ _ALIPHATIC_AMINE = "[NX3;H2,H1;!$(N-[!#6]);!$(N-[CX3]);!$(N-c);!$(N-C#N):3]"
 _ALCOHOL = "[OX2H:3][CX4;!$(C[O,N,S]~[O,N,S]);!$(C([OX2H])[O,N,S]):4]"
 _ALKYL_HALIDE = "[CX4;H2,H3;!$(C([Cl,Br,I])[O,N,S,Cl,Br,I]):1][Cl,Br,I]"
 _ARYL_HALIDE = "[c:1][Br,I]"
-_ACTIVATED = "[c;$(c1aaa[$(c[N+](=O)[O-]),$(cC#N)]a1),$(c1a[$(c[N+](=O)[O-])]aaa1),$(c:n):1][F,Cl]"
+_DRAWS = "[$(c[N+](=O)[O-]),$(cC#N)]"
+_ACTIVATED = f"[c;$(c1{_DRAWS}aaaa1),$(c1aa{_DRAWS}aa1),$(c:n):1][F,Cl]"
 """Aryl fluorides and chlorides that a nitro group, a nitrile or a ring nitrogen activates."""
 
 _DMF, _DCM, _THF, _WATER = "CN(C)C=O", "ClCCl", "C1CCOC1", "O"
@@ -39,9 +40,9 @@ class ReactionClass:
     agents: tuple[tuple[str, ...], ...]
     """Sets of agents, as SMILES of whole compounds, of which a reaction gets one."""
     partners: tuple[str, ...] = ()
-    """The last reactant, where it is one of these usual reagents and not out of the collection."""
+    """The last reactant, where it is one of these reagents and not out of a collection."""
     on_products_of: str = ""
-    """Another class, the products of which react, where collections hold hardly any such molecule."""
+    """Another class, the products of which react, where collections hold hardly any of them."""
 
 
 USUAL = (

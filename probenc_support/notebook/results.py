@@ -159,7 +159,7 @@ def model_facts(lm: LanguageModel) -> dict[str, Any]:
     config = lm.model.config
     layers = getattr(config, "decoder_layers", None) or getattr(config, "num_hidden_layers", None)
     return {
-        "kind": getattr(getattr(lm, "kind", None), "name", "causal"),
+        "kind": lm.kind.name,
         "family": str(config.model_type),
         "n_layers": layers or "",
         "norm": final_norm(lm.model),

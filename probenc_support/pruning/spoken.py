@@ -88,7 +88,7 @@ def speak(
     check_editable(lm)
     generators = {seed: torch.Generator(lm.device).manual_seed(seed) for seed in seeds.values()}
     written: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in heads}
-    for batch in prompts.split(batch_size):
+    for batch in prompts.split(min(batch_size, lm.kind.at_once)):
         begun = _begin(lm, batch)
         voices = [_Voice(lm, heads[name], copy.deepcopy(begun), seeds[name]) for name in heads]
         for _ in range(n_tokens):

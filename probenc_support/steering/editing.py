@@ -15,7 +15,7 @@ from probenc_support import cache, corpora, inference, models
 from probenc_support.errors import InputError
 from probenc_support.head import Head
 from probenc_support.inference import Detection
-from probenc_support.models import LanguageModel, runtime
+from probenc_support.models import LanguageModel
 from probenc_support.moments import Moments
 from probenc_support.precision import wide, wide_device
 from probenc_support.steering.closed_form import log_mean
@@ -49,9 +49,8 @@ class Steered:
         path = Path(path).expanduser()
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise InputError(f"{path} exists already; name a new folder for the steered model.")
-        with cache.atomic_path(path) as temporary, runtime.quiet():
-            self.lm.model.save_pretrained(temporary)
-            self.lm.tokenizer.save_pretrained(temporary)
+        with cache.atomic_path(path) as temporary:
+            models.save(self.lm, temporary)
         return path
 
 
@@ -184,8 +183,11 @@ def add_to_rows(lm: LanguageModel, weight: Tensor, tokens: Tensor, change: Tenso
 
 
 def _tying_configs(model: Any) -> list[Any]:
-    """The configuration and, of models with several parts, that of the text model."""
+    """The configuration and, of models with several parts, that of the text model; none of T5's
+    kin, which read from it whether they scale what the head reads, and load untied all the same."""
     text = model.config.get_text_config()
+    if "t5" in text.model_type:
+        return []
     return [model.config] if text is model.config else [model.config, text]
 
 

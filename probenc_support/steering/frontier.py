@@ -140,19 +140,22 @@ def beyond_ceiling(
 
 
 def metrics(table: pd.DataFrame) -> dict[str, float]:
-    """What the table says in numbers: along the path, for each text.
+    """What the table says in numbers.
 
-    `frontier_length_shortest` and `frontier_kept_shortest` of its short end. For each domain
-    `frontier_least_<domain>`, the least error beyond the ceiling, with the length and neighbours
-    kept there; and `frontier_length_near_<domain>`, the shortest length with an error of at most
-    `NEAR` beyond the ceiling, where there is one.
+    `frontier_kept_<direction>` beside the path, the neighbours kept; `frontier_length_shortest` and
+    `frontier_kept_shortest` of the path's short end. For each domain `frontier_least_<domain>`, the
+    least error beyond the ceiling on the path, with the length and neighbours kept there; and
+    `frontier_length_near_<domain>`, the shortest length with an error of at most `NEAR` beyond the
+    ceiling, where there is one.
 
     Args:
         table: see `errors_by_length`.
     """
     along = table[table["direction"] == PATH]
     short = along.nsmallest(1, "length").iloc[0]
-    found = {"length_shortest": short["length"], "kept_shortest": short["kept"]}
+    beside = table[table["direction"] != PATH].drop_duplicates("direction")
+    found = {f"kept_{row['direction']}": row["kept"] for row in beside.to_dict("records")}
+    found |= {"length_shortest": short["length"], "kept_shortest": short["kept"]}
     for domain, rows in along.groupby("domain", sort=False):
         best = rows.nsmallest(1, "beyond").iloc[0]
         found |= {

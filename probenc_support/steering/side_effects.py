@@ -57,7 +57,7 @@ def neighbours_kept(lm: LanguageModel, tokens: Tensor, changes: Tensor, *, n: in
     rows = lm.head.rows.cpu()
     centre = rows.mean(dim=0)
     known = torch.nn.functional.normalize(rows - centre, dim=1)
-    own = torch.searchsorted(lm.tokens.cpu(), tokens)
+    own = torch.searchsorted(lm.tokens.cpu(), tokens.contiguous())
     now = (rows[own] - centre) @ known.T  # a row's own length changes no order
     before = _nearest_places(now, n)
     kept = torch.empty(len(changes), len(tokens), dtype=torch.float64)
@@ -68,7 +68,7 @@ def neighbours_kept(lm: LanguageModel, tokens: Tensor, changes: Tensor, *, n: in
             len((old & new) - {k}) / n
             for old, new, k in zip(before, after, own.tolist(), strict=True)
         ]
-        kept[i] = torch.tensor(shares)
+        kept[i] = torch.tensor(shares, dtype=torch.float64)
     return kept
 
 

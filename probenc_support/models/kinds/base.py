@@ -22,6 +22,8 @@ class Kind(ABC):
     """`causal`, `masked`, `encoder-decoder` or `speech`."""
     in_words: ClassVar[str]
     """What it reads and what it predicts, in a sentence or two for the page of a run."""
+    at_once: ClassVar[int] = 1024
+    """Most texts that are read together where tokens are drawn one after another."""
     first_token: int | None = None
     """Id of the one token that is read before every text; None: there is none, or several."""
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
+from probenc_support.corpora import speech
 from probenc_support.models.kinds import heard
 from probenc_support.models.kinds.base import Kind, framed, head_inputs, reads_at
 from probenc_support.models.kinds.heard import Hearing
@@ -24,6 +25,16 @@ class Speech(Kind):
     """Hears the text of a block and predicts its tokens, teacher-forced."""
 
     name: ClassVar[str] = "speech"
+    in_words: ClassVar[str] = (
+        f"The model hears: the text of every block is spoken by {speech.PROGRAM} ({speech.VOICE}, "
+        f"{speech.RATES[0]} words a minute, faster where it would take too long), the encoder "
+        "hears all of it, and the decoder predicts it token by token from what was said and what "
+        "is written so far; where the page speaks of the next token, it is this one. Tokens are "
+        "those of text. The rows of E for the beginning and the end, for languages, tasks and "
+        "times take their share of the softmax, and nothing is said of them. To write, the "
+        "encoder hears the prompt, and the decoder begins to write down what it heard."
+    )
+    at_once: ClassVar[int] = AT_ONCE
 
     def __init__(self, vocabulary: Vocabulary, start: tuple[int, ...]) -> None:
         """
