@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from probenc_support import names
-from probenc_support.runs import dependencies, execute, matrix
+from probenc_support.runs import dependencies, execute, kept, matrix
 
 
 # A file named on the command line stands in place of config.yaml, not on top of it.
@@ -17,6 +17,7 @@ if "models" not in config:
 
 
 RUNS = execute.RUNS.as_posix()
+KEPT = kept.KEPT.as_posix()
 CELLS = {f"{cell.slug}/{cell.notebook}": cell for cell in matrix.cells(config)}
 MODELS = {cell.slug: cell.model for cell in CELLS.values()}
 ENTRIES = {names.slug(name): entry for name, entry in matrix.models(config).items()}
@@ -60,9 +61,16 @@ def modules(notebook):
 
 
 def pages():
-    """Executed notebooks that are there now, but the comparison: a failed cell has none."""
+    """Executed notebooks that are there now, but the comparison: a failed cell has none. Kept ones
+    count among the sources of the site."""
     found = (str(path) for path in Path(RUNS).glob("*/[0-9]*.ipynb"))
     return sorted(path for path in found if path != ACROSS)
+
+
+def metrics():
+    """What the comparison reads: metrics of all runs, made here or kept."""
+    found = [path for folder in (RUNS, KEPT) for path in Path(folder).glob("*/0[1-5]_*.metrics.json")]
+    return sorted(map(str, found))
 
 
 def site_sources():
@@ -138,7 +146,7 @@ rule across:
     message:
         "all models: 06_across_models"
     input:
-        metrics=sorted(str(path) for path in Path(RUNS).glob("*/0[1-5]_*.metrics.json")),
+        metrics=metrics(),
         notebook="notebooks/06_across_models.ipynb",
         modules=lambda wildcards: modules("notebooks/06_across_models.ipynb"),
     output:
@@ -150,7 +158,7 @@ rule across:
         folder=f"{RUNS}/{matrix.ACROSS}",
     shell:
         "python -m probenc_support run --model {matrix.ACROSS} --notebook 06_across_models"
-        " --results-dir {params.folder:q} -p runs_dir {RUNS}"
+        " --results-dir {params.folder:q} -p runs_dir {RUNS} -p kept_dir {KEPT}"
 
 
 rule site:

@@ -18,10 +18,11 @@ import psutil
 import yaml
 from filelock import Timeout
 
-from probenc_support import cache, names
+from probenc_support import cache, claims, names
 from probenc_support.__main__ import in_utf8
+from probenc_support.claims import kept_runs
 from probenc_support.errors import InputError
-from probenc_support.runs import execute, matrix, run_files
+from probenc_support.runs import execute, kept, matrix, run_files
 
 INDEX = Path("_build/html/index.html")
 COMPLETE = INDEX.with_name(".complete")
@@ -44,6 +45,8 @@ def main() -> int:
     Path("_build").mkdir(exist_ok=True)
     try:
         options.models = config["MODELS"] = names.split(options.models)
+        # How figures are drawn is no part of a step, so that it alone runs none again.
+        options.environment = {"PROBENC_FIGURES": config["figures"]} if "figures" in config else {}
         cells = matrix.cells(config)
         lock = cache.acquired(Path("_build/.make-book.lock"), timeout=0)
         try:
@@ -81,6 +84,8 @@ def _make(cells: list[matrix.Cell], options: argparse.Namespace) -> int:
     print(f"\n{_times(began)}")
     if absent:
         print(f"\n{_table_of_failures(absent)}")
+    if aged := _aged():
+        print(f"\nKept pages that an earlier version made ({len(aged)}):", *aged, sep="\n  ")
     if any(codes):
         print("\nThe book is not complete: see above.", file=sys.stderr)
     if COMPLETE.exists():
@@ -116,6 +121,7 @@ def _snakemake(target: str, options: argparse.Namespace, limits: list[str]) -> i
     threads = os.environ.get("OMP_NUM_THREADS", "1")
     environment = {
         **os.environ, "PATH": path, "OMP_NUM_THREADS": threads, "PYTHONUTF8": "1",
+        **options.environment,
     }  # fmt: skip
     return subprocess.run(command, env=environment, check=False).returncode
 
@@ -131,7 +137,8 @@ def _check_pages(cells: list[matrix.Cell]) -> None:
     own = {*(cell.page for cell in cells), across}
     for page in sorted(own):
         run_files.check_page(page)
-    for page in sorted(execute.RUNS.glob("*/[0-9]*.ipynb")):
+    made = [page for folder in (execute.RUNS, kept.KEPT) for page in folder.glob("*/[0-9]*.ipynb")]
+    for page in sorted(made):
         if wrong := run_files.damage(page):
             again = "it is made again" if page in own else "it is left out"
             print(f"{wrong}: {again}.", file=sys.stderr)
@@ -153,6 +160,15 @@ def _absent(cell: matrix.Cell) -> Absent | None:
         last = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
         return Absent(cell.model, cell.notebook, f"Not fetched: {last}", log)
     return Absent(cell.model, cell.notebook, "Not run (stopped before).", None)
+
+
+def _aged() -> list[str]:
+    """Kept pages whose notebooks have become other ones, with the reason; the book marks them."""
+    config = yaml.safe_load(Path("config.yaml").read_text(encoding="utf-8"))
+    default = {names.slug(name) for name in matrix.models(config)}
+    runs = claims.runs(execute.RUNS, kept.KEPT)
+    found = kept_runs.aged(runs, default, Path("notebooks"))
+    return [f"{model} · {notebook}: {reason}" for (model, notebook), reason in found.items()]
 
 
 def _times(began: float) -> str:

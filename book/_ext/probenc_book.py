@@ -4,6 +4,7 @@ Each number stands in a `<data>` element that names its run, so that a test can 
 file it comes from.
 """
 
+import datetime
 import html
 import json
 import math
@@ -19,9 +20,12 @@ from probenc_html import (
     all_runs,
     configuration,
     figure_of,
+    foremost,
     in_order,
+    kept_mark,
     link_to,
     link_to_figure,
+    page_of,
     raw,
 )
 from probenc_pages import add_to_page, copy_files, launch, leave_out_damaged
@@ -29,6 +33,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from probenc_support import claims, roster
+from probenc_support.claims import comparison, kinds_of_models
 from probenc_support.claims.paper_figures import PAPER_FIGURES, Place
 from probenc_support.claims.rule_book import CLAIMS
 from probenc_support.notebook.verdicts import (
@@ -36,10 +41,11 @@ from probenc_support.notebook.verdicts import (
     badge,
     evidence,
     marked,
+    matrix_of,
     table_of,
     with_interval,
 )
-from probenc_support.runs import execute, matrix, run_files
+from probenc_support.runs import execute, kept, matrix, run_files
 
 
 class BookDirective(SphinxDirective):
@@ -58,6 +64,37 @@ class BookDirective(SphinxDirective):
     def link(self, target: Path, words: str, anchor: str = "") -> str:
         return link_to(self.env.docname, target, words, anchor)
 
+    def claims_page(self, words: str, anchor: str = "") -> str:
+        return self.link(Path("book/claims.html"), words, anchor)
+
+    def matrix(self) -> str:
+        """Claims by models, a sign for each verdict."""
+        table = claims.metrics_by_model(all_runs())
+        names = in_order(table)
+        verdicts = {
+            claim.id: {one.model: one.verdict for one in _findings(claim, table, names)}
+            for claim in CLAIMS
+        }
+        heads = {
+            claim.id: self.claims_page(f"{claim.id} {html.escape(claim.title)}", claim.id.lower())
+            for claim in CLAIMS
+        }
+        kinds = kinds_of_models.described(all_runs())["kind"].to_dict()
+        return matrix_of(heads, verdicts, {name: kinds.get(name, "") for name in names})
+
+    def evidence(self, claim: claims.Claim, findings: list[claims.Finding]) -> str:
+        """The table of a claim; of many models the foremost, the others folded away."""
+        first = foremost(one.model for one in findings)
+        shown = [one for one in findings if one.model in first or one.model == matrix.ACROSS]
+        others = [one for one in findings if one not in shown]
+        if not shown or not others:
+            return evidence(claim, findings)
+        many = f"the other {len(others)} models" if len(others) > 1 else "the other model"
+        return (
+            f"{evidence(claim, shown)}<details class='others'><summary>{claim.id}: {many}"
+            f"</summary>{evidence(claim, others)}</details>"
+        )
+
 
 class Claims(BookDirective):
     """Every claim with criteria, numbers by model, controls and verdicts."""
@@ -65,7 +102,7 @@ class Claims(BookDirective):
     def content_nodes(self) -> list[nodes.Node]:
         table = claims.metrics_by_model(all_runs())
         names = in_order(table)
-        found: list[nodes.Node] = [raw(_summary(table, names))]
+        found: list[nodes.Node] = [raw(self.matrix())]
         for claim in CLAIMS:
             section = nodes.section(ids=[claim.id.lower()], names=[claim.id.lower()])
             self.state.document.note_explicit_target(section)
@@ -82,7 +119,7 @@ class Claims(BookDirective):
             f"<p><strong>The paper's value:</strong> {html.escape(claim.paper)}</p>",
         ]
         if claim.criteria:
-            parts.append(evidence(claim, findings))
+            parts.append(self.evidence(claim, findings))
         if claim.remark:
             parts.append(f"<p>{html.escape(claim.remark)}</p>")
         parts.append(self._figures(claim, findings))
@@ -111,24 +148,9 @@ def _findings(claim: claims.Claim, table: Any, names: list[str]) -> list[claims.
     return [one for one in found if any(e.value is not None for e in one.criteria)]
 
 
-def _summary(table: Any, names: list[str]) -> str:
-    """Verdicts in words as a table of claims and models."""
-    rows = []
-    for claim in CLAIMS:
-        findings = _findings(claim, table, names)
-        by_model = {finding.model: badge(finding.verdict) for finding in findings}
-        rows.append(
-            [
-                f'<a href="#{claim.id.lower()}">{claim.id}</a> {html.escape(claim.title)}',
-                badge(claims.overall(finding.verdict for finding in findings)),
-                *(by_model.get(name, ABSENT) for name in names),
-            ]
-        )
-    return table_of(["claim or question", "verdict", *names], rows, label="All verdicts")
-
-
 class VerdictStrip(BookDirective):
-    """The verdicts at a glance: one row a claim that some run has tested, one sign a model.
+    """The verdicts at a glance: one row a claim that some run has tested, one sign a model, of many
+    models the foremost.
 
     A dash stands where a model has not run the notebook that tests the claim.
     """
@@ -140,34 +162,36 @@ class VerdictStrip(BookDirective):
         rows = [self._row(claim, found, names) for claim, found in judged if found]
         if not rows:
             return [raw("<p>No model has run yet, so there are no verdicts.</p>")]
-        heads = ["claim or question", "all models", *map(html.escape, names)]
+        first = foremost(names)
+        rest = f" ({len(names)})" if len(names) > len(first) else ""
+        heads = ["claim or question", f"all models{rest}", *map(html.escape, first)]
         strip = table_of(heads, rows, label="Verdicts by claim and model")
-        # Many models take a row of their own, below the picture.
-        many = " many" if len(names) > BESIDE_A_PICTURE else ""
-        return [raw(f'<div class="verdict-strip{many}">{strip}{self._legend()}</div>')]
+        many = f"<p>{self._all_models(len(names))}</p>" if rest else ""
+        return [raw(f'<div class="verdict-strip">{strip}{many}{self._legend()}</div>')]
+
+    def _all_models(self, number: int) -> str:
+        return self.link(
+            Path("book/across.html"),
+            f"Every claim by each of the {number} models",
+            "claims-by-models",
+        )
 
     def _row(
         self, claim: claims.Claim, findings: list[claims.Finding], names: list[str]
     ) -> list[str]:
         by_model = {finding.model: _sign(finding.verdict) for finding in findings}
         return [
-            self._claims_page(f"{claim.id} {html.escape(claim.title)}", claim.id.lower()),
+            self.claims_page(f"{claim.id} {html.escape(claim.title)}", claim.id.lower()),
             _sign(claims.overall(finding.verdict for finding in findings)),
-            *(by_model.get(name, NOT_RUN) for name in names),
+            *(by_model.get(name, NOT_RUN) for name in foremost(names)),
         ]
 
     def _legend(self) -> str:
         signs = [f"{_sign(verdict)} {verdict}" for verdict in claims.Verdict]
         shown = " ".join(f"<span>{one}</span>" for one in [*signs, f"{NOT_RUN} not run"])
-        rules = self._claims_page("The rules that decide")
+        rules = self.claims_page("The rules that decide")
         return f'<p class="legend">{shown} <span>{rules}</span></p>'
 
-    def _claims_page(self, words: str, anchor: str = "") -> str:
-        return self.link(Path("book/claims.html"), words, anchor)
-
-
-BESIDE_A_PICTURE = 3
-"""So many models, at most, fit into half the width of a page."""
 
 NOT_RUN = "\N{EM DASH}"
 """In the strip; there `ABSENT` would be hard to tell from a minus."""
@@ -191,9 +215,11 @@ class RunFigure(BookDirective):
 
     def content_nodes(self) -> list[nodes.Node]:
         notebook, name = self.arguments
-        for model in in_order(run.model for run in all_runs() if run.notebook == notebook):
+        found = {run.model for run in all_runs() if run.notebook == notebook}
+        for model in [*in_order(found), *({matrix.ACROSS} & found)]:
             if figure := figure_of(model, notebook, name):
-                page = self.link(RUNS / model / f"{notebook}.html", html.escape(model), name)
+                target = page_of(model, notebook).with_suffix(".html")
+                page = self.link(target, html.escape(model), name)
                 lead = html.escape(" ".join(self.content))
                 before, opening, caption = re.split("(<figcaption[^>]*>)", figure, maxsplit=1)
                 caption = caption.replace("</figcaption>", f" From the run of {page}.</figcaption>")
@@ -236,7 +262,7 @@ class Verdict(BookDirective):
         findings = _findings(claim, runs, in_order(runs))
         verdict = claims.overall(finding.verdict for finding in findings)
         words = f"<p>{badge(verdict)} <strong>{claim.id}</strong>: {html.escape(claim.words)}</p>"
-        table = evidence(claim, findings) if findings else ""
+        table = self.evidence(claim, findings) if findings else ""
         page = self.link(
             Path("book/claims.html"), "All claims, and how they are judged", claim.id.lower()
         )
@@ -256,7 +282,8 @@ class Runs(BookDirective):
         names = [name for name in [*in_order(found), matrix.ACROSS] if name in found]
         rows = [
             [
-                self.link(RUNS / name / f"{notebook}.html", name),
+                self.link(page_of(name, notebook).with_suffix(".html"), name)
+                + kept_mark(found[name]),
                 *(
                     with_interval(name, notebook, metric, found[name].metrics)
                     for metric, _ in columns
@@ -270,6 +297,61 @@ class Runs(BookDirective):
         return [raw(table_of(heads, rows, label=f"Runs of {notebook}"))]
 
 
+class KeptRuns(BookDirective):
+    """The kept runs of a notebook, for the page of its other models: each with kind and date."""
+
+    required_arguments = 1
+    optional_arguments = 0
+
+    def content_nodes(self) -> list[nodes.Node]:
+        runs = [one for one in all_runs() if one.notebook == self.arguments[0]]
+        found = {run.model: run for run in runs if kept.is_kept(run.page)}
+        facts = kinds_of_models.described(all_runs())
+        rows = [
+            [
+                self.link(page_of(name, self.arguments[0]).with_suffix(".html"), name)
+                + kept_mark(found[name]),
+                *(html.escape(_told(facts.at[name, column])) for column in SAID_OF_A_MODEL),
+            ]
+            for name in in_order(found)
+        ]
+        if not rows:
+            return [raw("<p>No page of another model is kept.</p>")]
+        heads = ["model", *(kinds_of_models.DESCRIPTIONS[name] for name in SAID_OF_A_MODEL)]
+        return [raw(table_of(heads, rows, label="Kept runs"))]
+
+
+SAID_OF_A_MODEL = ("kind", "family", "norm", "tied", "quantisation")
+"""What is told of a model beside its kept page."""
+
+
+def _told(fact: str) -> str:
+    return kinds_of_models.KINDS.get(fact, fact)
+
+
+class VerdictMatrix(BookDirective):
+    """Claims by models, a sign for each verdict."""
+
+    def content_nodes(self) -> list[nodes.Node]:
+        return [raw(self.matrix())]
+
+
+class ClaimSentences(BookDirective):
+    """One sentence a claim: for which kinds of model it holds."""
+
+    def content_nodes(self) -> list[nodes.Node]:
+        runs = [run for run in all_runs() if run.model != matrix.ACROSS]
+        verdicts = comparison.verdicts_by_claim(runs, without="06_across_models")
+        kinds = kinds_of_models.described(runs)["kind"].to_dict()
+        told = kinds_of_models.sentences(verdicts, CLAIMS, kinds)
+        items = "".join(
+            f"<li>{self.claims_page(f'{claim.id} {html.escape(claim.title)}', claim.id.lower())}: "
+            f"{html.escape(words)}</li>"
+            for claim, words in told
+        )
+        return [raw(f"<ul class='by-kind'>{items}</ul>")]
+
+
 class Costs(BookDirective):
     """What each run of this book cost: time, memory, where."""
 
@@ -281,6 +363,11 @@ class Costs(BookDirective):
             memory = f"{float(row['max_rss']):,.0f} MB" if row["max_rss"][0].isdigit() else ABSENT
             step = file.name.removesuffix(".benchmark.tsv")
             rows.append([step, file.parent.name, row["h:m:s"], memory])
+        for run in (one for one in all_runs() if kept.is_kept(one.page)):
+            facts = run.provenance
+            took = str(datetime.timedelta(seconds=round(float(facts.get("duration_s", 0)))))
+            memory = f"{float(facts.get('peak_memory_mb', 0)):,.0f} MB"
+            rows.append([run.notebook, f"{run.model}{kept_mark(run)}", took, memory])
         if not rows:
             return [raw("<p>No times were kept for the runs of this copy.</p>")]
         return [
@@ -501,6 +588,9 @@ def setup(app: Sphinx) -> dict[str, Any]:
 DIRECTIVES: dict[str, type[BookDirective]] = {
     "claims": Claims,
     "changes": Changes,
+    "claim-sentences": ClaimSentences,
+    "kept-runs": KeptRuns,
+    "verdict-matrix": VerdictMatrix,
     "verdict-strip": VerdictStrip,
     "run-figure": RunFigure,
     "verdict": Verdict,

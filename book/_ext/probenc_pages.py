@@ -9,10 +9,22 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from probenc_html import KEPT, PART_PAGES, ROOT, RUNS, all_runs, configuration, in_order, link_to
+from probenc_html import (
+    OFFERED,
+    PART_PAGES,
+    ROOT,
+    RUNS,
+    aged,
+    all_runs,
+    configuration,
+    in_order,
+    link_to,
+    page_of,
+)
 from sphinx.application import Sphinx
 
-from probenc_support.runs import execute, matrix, run_files
+from probenc_support import claims
+from probenc_support.runs import execute, kept, matrix, run_files
 
 
 def launch(notebook: str) -> tuple[str, str]:
@@ -38,14 +50,46 @@ def _bar(docname: str) -> str:
     models = in_order(m for m, n in found if n == notebook)
     parts = sorted(n for m, n in found if m == model)
     rows = [*_rows_of_choices(here, models, parts), *_rows_of_links(here)]
-    return f'<nav class="run-bar" aria-label="This run">{"".join(rows)}</nav>'
+    bar = f'<nav class="run-bar" aria-label="This run">{"".join(rows)}</nav>'
+    own = [run for run in all_runs() if (run.model, run.notebook) == (model, notebook)]
+    return "".join(_kept_note(run) for run in own if kept.is_kept(run.page)) + bar
+
+
+def _kept_note(run: claims.Run) -> str:
+    """What a reader of a kept page should know: when and with what it was made, and whether the
+    notebook is another one by now."""
+    facts = run.provenance
+    packages = facts.get("packages", {})
+    made = ", ".join(
+        [
+            *([f"commit {facts['commit']}"] if facts.get("commit") else []),
+            *(f"{name} {packages[name]}" for name in ("torch", "transformers") if name in packages),
+            *([str(facts["device"])] if facts.get("device") else []),
+        ]
+    )
+    minutes = float(facts.get("duration_s", 0)) / 60
+    took = f" in {minutes:.0f} minutes" if minutes >= 2 else ""
+    words = (
+        f"<p><strong>Kept from {html.escape(kept.made_on(facts) or 'an earlier day')}.</strong> "
+        f"Made{took} with {html.escape(made)}; not made again by this build. "
+        "<code>make book CONFIG=config.full.yaml</code> makes it anew.</p>"
+    )
+    if left_out := kept.record(run.page).get("left_out"):
+        names = ", ".join(html.escape(name.removeprefix(f"{run.notebook}.")) for name in left_out)
+        words += f"<p>Tables that are too large to be kept: {names}.</p>"
+    if reason := aged(run):
+        words = (
+            f"<p><strong>Made by an earlier version</strong> of the notebook: "
+            f"{html.escape(reason)}. Its numbers and verdicts may be others today.</p>{words}"
+        )
+    return f'<div class="kept-note{" aged" if reason else ""}" role="note">{words}</div>'
 
 
 def _rows_of_choices(here: Path, models: list[str], parts: list[str]) -> list[str]:
     if here.parent.name == matrix.ACROSS:
         return []
-    by_model = [(name, here.parent.parent / name / here.name) for name in models]
-    by_part = [(name, here.with_name(name)) for name in parts]
+    by_model = [(name, page_of(name, here.name)) for name in models]
+    by_part = [(name, page_of(here.parent.name, name)) for name in parts]
     words = {name: PART_PAGES[name].replace("_", " ") for name in parts if name in PART_PAGES}
     return [
         _choice("Model", here.parent.name, by_model, str(here)),
@@ -93,19 +137,27 @@ def _choice(
 
 def _files(page: Path) -> list[Path]:
     folder = ROOT / page.parent
-    found = sorted(file.name for file in folder.glob(f"{page.name}.*") if file.name.endswith(KEPT))
+    found = sorted(
+        file.name for file in folder.glob(f"{page.name}.*") if file.name.endswith(OFFERED)
+    )
     return [page.parent / name for name in found if not name.endswith(".ipynb")]
 
 
 def _is_run(docname: str) -> bool:
-    return Path(docname).parent.parent == RUNS
+    return Path(docname).parent.parent in (RUNS, kept.KEPT)
 
 
 def leave_out_damaged(app: Sphinx, config: Any) -> None:
-    """A page that is empty or cut off, or has lost one of its files, is treated as absent."""
-    pages = (ROOT / RUNS).glob("*/[0-9]*.ipynb")
-    damaged = [page.relative_to(ROOT).as_posix() for page in pages if run_files.damage(page)]
-    config.exclude_patterns = [*config.exclude_patterns, *damaged]
+    """A page that is empty or cut off, or has lost one of its files, is treated as absent, and so
+    is a kept page whose run was made here."""
+    pages = [p for folder in (RUNS, kept.KEPT) for p in (ROOT / folder).glob("*/[0-9]*.ipynb")]
+    absent = [page for page in pages if run_files.damage(page) or _is_replaced(page)]
+    paths = [page.relative_to(ROOT).as_posix() for page in absent]
+    config.exclude_patterns = [*config.exclude_patterns, *paths]
+
+
+def _is_replaced(page: Path) -> bool:
+    return page.relative_to(ROOT) != page_of(page.parent.name, page.stem)
 
 
 def add_to_page(

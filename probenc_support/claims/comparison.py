@@ -1,8 +1,8 @@
 """What the runs of all models say together: one table, ranks, and correlations with size."""
 
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import permutations
 
 import numpy as np
@@ -131,6 +131,19 @@ def measures_of(table: pd.DataFrame) -> list[tuple[Measure, pd.Series]]:
     return [(measure, by_model) for measure, by_model in values if len(by_model)]
 
 
+def with_intervals(table: pd.DataFrame) -> list[tuple[Measure, pd.DataFrame]]:
+    """As `measures_of`, with columns `value`, `low`, `high` by model (NaN: no interval)."""
+    found = []
+    for measure, values in measures_of(table):
+        ends = {
+            end: measured(table, replace(measure, metric=f"{measure.metric}_{end}"))
+            for end in ("low", "high")
+        }
+        columns = {"value": values, **{end: at.reindex(values.index) for end, at in ends.items()}}
+        found.append((measure, pd.DataFrame(columns)))
+    return found
+
+
 def ranks(table: pd.DataFrame, measures: Iterable[Measure] = MEASURES) -> pd.DataFrame:
     """Rank of each model in each measure that has a better end, 1 the best; NaN: not measured."""
     rows = {
@@ -218,7 +231,7 @@ def holm(p: np.ndarray) -> np.ndarray:
 def verdicts_by_claim(
     runs: Sequence[Run], *, without: str, of: Iterable[Claim] = rule_book.CLAIMS
 ) -> dict[str, dict[str, str]]:
-    """The verdict on each claim that has rules, model by model.
+    """The verdict on each claim that has rules, by model, of models that ran its notebook.
 
     Args:
         without: a notebook whose claims are left out, as that which compares the models is no run
@@ -227,18 +240,14 @@ def verdicts_by_claim(
     """
     by_model = metrics_by_model(runs)
     return {
-        claim.id: {model: str(judge(claim, model, by_model[model]).verdict) for model in by_model}
+        claim.id: {
+            model: str(judge(claim, model, of_model).verdict)
+            for model, of_model in by_model.items()
+            if claim.notebooks <= of_model.keys()
+        }
         for claim in of
         if claim.criteria and without not in claim.notebooks
     }
-
-
-def agreement(verdicts: Mapping[str, str]) -> str:
-    """One sentence on verdicts by model."""
-    kinds: dict[str, list[str]] = {}
-    for model, verdict in verdicts.items():
-        kinds.setdefault(verdict, []).append(model)
-    return "; ".join(f"{verdict}: {', '.join(models)}" for verdict, models in kinds.items())
 
 
 def strongest(correlations: pd.DataFrame, n_models: int) -> str:

@@ -162,11 +162,21 @@ class Run:
     """The executed notebook."""
 
 
-def runs(folder: Path) -> list[Run]:
-    """Every complete run below a folder of runs, by model and then by notebook.
+def runs(*folders: Path) -> list[Run]:
+    """Every complete run below folders of runs, by model and then by notebook.
 
-    A run with a file that is empty, cut off or damaged is named on stderr and left out.
+    A run with a file that is empty, cut off or damaged is named on stderr and left out. Where
+    several folders have a run of one model and notebook, that of the first counts: what a build has
+    made stands in the place of what came with the repository.
     """
+    found: dict[tuple[str, str], Run] = {}
+    for folder in folders:
+        for run in _runs(folder):
+            found.setdefault((run.model, run.notebook), run)
+    return [found[name] for name in sorted(found)]
+
+
+def _runs(folder: Path) -> list[Run]:
     complete = []
     for path in sorted(folder.glob("*/[0-9]*.metrics.json")):
         name = path.name.removesuffix(".metrics.json")

@@ -9,37 +9,6 @@ from probenc_support.claims.rules_of_paper import (
     spread,
 )
 
-_ACROSS = "06_across_models"
-
-
-Q1 = Claim(
-    id="Q1",
-    title="what drives sparsity?",
-    kind=Kind.OPEN,
-    section="limitations",
-    words="How does sparsity vary with architecture and size, and what drives it?",
-    paper="Open.",
-    needs=(Criterion(_ACROSS, "n_models_sparsity", "models with a sparsity run", at_least=5),),
-    criteria=(
-        Criterion(
-            _ACROSS,
-            "p_best_gini",
-            "smaller p value of two rank correlations named beforehand: of the excess of the Gini "
-            "coefficient with width, and with tokens a dimension (exact, after Holm)",
-            at_most=0.05,
-            stated=Stated.BEFORE,
-            beside="p_smallest_possible",
-            beside_says="the smallest that so many models can give",
-        ),
-    ),
-    figure=(_ACROSS, "fig-against-size"),
-    remark="Needs five models or more. A correlation over models is no cause: what drives sparsity "
-    "needs models that differ in one thing.",
-    changed="Fifty correlations were corrected for, so that no result of fewer than seven models "
-    "could have passed. Two hypotheses are named beforehand instead.",
-)
-
-
 Q2 = Claim(
     id="Q2",
     title="better pruning?",
@@ -91,15 +60,6 @@ Q3 = Claim(
     paper="Open.",
     remark="Needs an intervention: training runs that differ only in whether the output "
     "embedding knows the frequencies from the start.",
-)
-
-
-N1 = Claim(
-    id="N1",
-    title="other kinds of models?",
-    kind=Kind.READERS,
-    words="Does it hold for masked and for encoder-decoder models?",
-    remark="The loader refuses models that do not predict the next token.",
 )
 
 
@@ -155,4 +115,92 @@ B1 = Claim(
     figure=(STEERING, "fig-expected-actual"),
     changed="It was judged on the detecting text against one reading of the paper's edit. Now it "
     "is judged on other text, against the best of a family and a plain logit bias.",
+)
+
+
+B2 = Claim(
+    id="B2",
+    title="an exact edit?",
+    kind=Kind.OURS,
+    words="Where the head reads a LayerNorm with a bias, an edit of one row that its weights alone "
+    "give is a plain bias on the logit, at every position of every text.",
+    needs=(
+        Criterion(
+            STEERING,
+            "hidden_bias_exact",
+            "whether the weights give a direction v with v · h = 1: a LayerNorm with gain γ and "
+            "bias β before the head, and Σ β/γ not zero",
+            at_least=1,
+            stated=Stated.BEFORE,
+        ),
+    ),
+    criteria=(
+        Criterion(
+            STEERING,
+            "hidden_bias_sd_id",
+            "standard deviation of v · h over other documents",
+            at_most=1e-5,
+            stated=Stated.BEFORE,
+        ),
+        Criterion(
+            STEERING,
+            "hidden_bias_sd_ood",
+            "the same over another domain",
+            at_most=1e-5,
+            stated=Stated.BEFORE,
+        ),
+        Criterion(
+            STEERING,
+            "hidden_bias_from_ceiling_id",
+            "mean error of the log scale at twentyfold, its distance from that of a plain logit "
+            "bias, other documents",
+            at_most=1e-6,
+            stated=Stated.BEFORE,
+        ),
+        Criterion(
+            STEERING,
+            "hidden_bias_from_ceiling_ood",
+            "the same, another domain",
+            at_most=1e-6,
+            stated=Stated.BEFORE,
+        ),
+    ),
+    controls=(
+        Criterion(
+            STEERING,
+            "hidden_bias_permuted_sd_id",
+            "standard deviation of v · h for the same v with its entries in another order, scaled "
+            "to a mean of one",
+            at_least=0.1,
+            stated=Stated.BEFORE,
+        ),
+    ),
+    figure=(STEERING, "fig-frontier"),
+    remark="It is a theorem and says nothing of what was learnt: a network with random weights and "
+    "a bias in that norm passes, too. What the runs test is that the right norm was found and that "
+    "arithmetic leaves it exact. A model without such a norm is not tested; its numbers are those "
+    "of the edit of least variance. That the edit is exact does not make it short: see B3.",
+)
+
+
+B3 = Claim(
+    id="B3",
+    title="a short edit?",
+    kind=Kind.OURS,
+    words="An edit that is no longer than a row of the output embedding scales a probability "
+    "almost as well as a plain logit bias.",
+    needs=LEARNT_TO_STEER,
+    criteria=tuple(
+        Criterion(
+            STEERING,
+            f"frontier_beyond_ceiling_row_{domain}",
+            "mean error of the log scale at twentyfold beyond that of a plain logit bias, for the "
+            f"most even edit as long as a centred row is on average, {words}",
+            at_most=0.1,
+            stated=Stated.BEFORE,
+        )
+        for domain, words in {"id": "other documents", "ood": "another domain"}.items()
+    ),
+    controls=(RANDOM_UNIT,),
+    figure=(STEERING, "fig-frontier"),
 )

@@ -39,6 +39,8 @@ class Results:
         blocks: TokenBlocks | None = None,
     ) -> None:
         self.parameters, self.lm, self.blocks = parameters, lm, blocks
+        if lm and lm.kind.name != "causal":
+            _say(lm.kind.in_words)
         if lm and lm.probe and lm.probe.warning:
             _warn("first token", lm.probe.warning)
         if blocks and not draws_documents(blocks, parameters.positions):
@@ -117,9 +119,13 @@ class Results:
 
 
 def _warn(of: str, words: str) -> None:
+    _say(f"**Mind the {of}.** {words}")
+
+
+def _say(words: str) -> None:
     from IPython.display import Markdown, display
 
-    display(Markdown(f"**Mind the {of}.** {words}"))  # type: ignore[no-untyped-call]
+    display(Markdown(words))  # type: ignore[no-untyped-call]
 
 
 def _few_documents(blocks: TokenBlocks) -> str:
@@ -148,15 +154,37 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def model_facts(lm: LanguageModel) -> dict[str, Any]:
-    """What a model is, for comparisons: parameters, width, vocabulary, tied or untied head, and in
-    how few bits its weights were stored."""
+    """What a model is, for comparisons: kind, family, size, norm, tied or untied head, and in how
+    few bits its weights were stored."""
+    config = lm.model.config
+    layers = getattr(config, "decoder_layers", None) or getattr(config, "num_hidden_layers", None)
     return {
+        "kind": lm.kind.name,
+        "family": str(config.model_type),
+        "n_layers": layers or "",
+        "norm": final_norm(lm.model),
         "n_parameters": int(lm.model.num_parameters()),
         "d_model": lm.d,
         "n_vocab": len(lm.tokens),
         "tied": bool(lm.tied),
         "quantisation": lm.quantisation,
     }
+
+
+def final_norm(model: Any) -> str:
+    """The last norm before the head in words: `LayerNorm`, with or without a bias, or `RMSNorm`;
+    empty where there is none.
+
+    Norms that are no `torch.nn.LayerNorm` are taken for RMSNorms, as those of transformers are.
+    """
+    import torch
+
+    norms = [m for m in model.modules() if type(m).__name__.endswith(("Norm", "norm"))]
+    if not norms:
+        return ""
+    if not isinstance(norms[-1], torch.nn.LayerNorm):
+        return "RMSNorm"
+    return "LayerNorm" if norms[-1].bias is not None else "LayerNorm without bias"
 
 
 def load_metrics(folder: str | Path, notebook: str) -> dict[str, float]:

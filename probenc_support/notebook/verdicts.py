@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from probenc_support import claims
-from probenc_support.claims import Claim, Criterion, Evidence, Finding
+from probenc_support.claims import Claim, Criterion, Evidence, Finding, kinds_of_models
 from probenc_support.claims.rule_book import CLAIMS
 from probenc_support.notebook.results import Results
 
@@ -126,4 +126,58 @@ def table_of(head: Sequence[str], rows: Iterable[Sequence[str]], *, label: str) 
         f'<div class="wide" role="region" tabindex="0" aria-label="{html.escape(label)}">'
         f'<table class="table numbers"><thead><tr>{top}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+SIGNS = {
+    claims.Verdict.HOLDS: "\N{CHECK MARK}",
+    claims.Verdict.IN_PART: "\N{VULGAR FRACTION ONE HALF}",
+    claims.Verdict.DOES_NOT_HOLD: "\N{BALLOT X}",
+    claims.Verdict.NOT_TESTED: "?",
+}
+"""A verdict as one character, so that no colour is needed to read a matrix."""
+
+
+def mark(verdict: claims.Verdict) -> str:
+    """A verdict as a coloured character, with its word for who hears the page."""
+    return (
+        f'<span class="verdict mark verdict-{verdict.name.lower()}" role="img" '
+        f'aria-label="{verdict}" title="{verdict}">{SIGNS[verdict]}</span>'
+    )
+
+
+def matrix_of(
+    heads: Mapping[str, str],
+    verdicts: Mapping[str, Mapping[str, claims.Verdict]],
+    kinds: Mapping[str, str],
+) -> str:
+    """Claims by models as a table that scrolls sideways, models of one kind side by side.
+
+    Args:
+        heads: HTML of the first cell of each row, by claim; their order is that of the rows.
+        verdicts: by claim and model. A model that has none did not run the claim's notebook; a row
+            whose one model is no column (a claim on all models together) has its verdict alone.
+        kinds: by model, in the order of the columns within a kind.
+    """
+    groups = kinds_of_models.by_kind(kinds, kinds)
+    names = [name for members in groups.values() for name in members]
+    over = "".join(
+        f'<th scope="colgroup" colspan="{len(members)}">'
+        f"{html.escape(kinds_of_models.KINDS.get(kind, kind))}</th>"
+        for kind, members in groups.items()
+    )
+    columns = "".join(f'<th scope="col"><span>{html.escape(name)}</span></th>' for name in names)
+    rows = []
+    for claim, head in heads.items():
+        found = verdicts.get(claim, {})
+        cells = "".join(f"<td>{mark(found[n]) if n in found else ABSENT}</td>" for n in names)
+        verdict = mark(claims.overall(found.values()))
+        rows.append(f'<tr><th scope="row">{head}</th><td class="all">{verdict}</td>{cells}</tr>')
+    legend = " ".join(f"<span>{mark(one)} {one}</span>" for one in claims.Verdict)
+    return (
+        '<div class="wide" role="region" tabindex="0" aria-label="Verdicts by claim and model">'
+        f'<table class="table numbers verdict-matrix"><thead><tr><th rowspan="2" scope="col">claim '
+        f'or question</th><th rowspan="2" scope="col" class="all">all</th>{over}</tr>'
+        f"<tr>{columns}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        f'<p class="legend">{legend} <span>{ABSENT} not run</span></p>'
     )

@@ -25,7 +25,7 @@ def modules(notebook: Path) -> list[Path]:
     """
     book = nbformat.read(notebook, as_version=4)  # type: ignore[no-untyped-call]
     cells = [cell.source for cell in book.cells if cell.cell_type == "code"]
-    todo = {name for source in cells for name in _imported(_python(source), notebook.name)}
+    todo = {name for source in cells for name in _imported(without_magics(source), notebook.name)}
     needed: set[str] = set()
     while todo:
         name = todo.pop()
@@ -34,8 +34,9 @@ def modules(notebook: Path) -> list[Path]:
     return sorted(_file(name) for name in needed)
 
 
-def _python(source: str) -> str:
-    # Lines of IPython (%pip install) become `pass`, which keeps the indentation of a block.
+def without_magics(source: str) -> str:
+    """A cell as Python: lines of IPython (%pip install) become `pass`, which keeps the indentation
+    of a block."""
     lines = source.splitlines()
     return "\n".join(
         line[: len(line) - len(line.lstrip())] + "pass" if line.lstrip()[:1] in ("%", "!") else line

@@ -95,9 +95,11 @@ def _check_slugs(models: Iterable[str]) -> None:
 def _layers(
     config: Mapping[str, Any], entry: Mapping[str, Any], what: str, notebook: str
 ) -> dict[str, Any]:
-    of_notebook = config.get(f"notebook_{what}") or {}
-    return {
-        **(config.get(what) or {}),
-        **(of_notebook.get(notebook) or {}),
-        **(entry.get(what) or {}),
-    }
+    """What one cell gets, from the general to the particular: of all cells, of a notebook, of a
+    model, and of a model's notebook."""
+    layers = (
+        layer
+        for source in (config, entry)
+        for layer in (source.get(what), (source.get(f"notebook_{what}") or {}).get(notebook))
+    )
+    return {name: value for layer in layers for name, value in (layer or {}).items()}

@@ -13,6 +13,7 @@ class Causal(Kind):
     """Reads a block from left to right, after a first token if it has one."""
 
     name: ClassVar[str] = "causal"
+    in_words: ClassVar[str] = "The model is causal: each position predicts the next token."
 
     def __init__(self, first_token: int | None = None) -> None:
         """

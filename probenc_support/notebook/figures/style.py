@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import os
 from collections.abc import Sequence
 
 import matplotlib as mpl
@@ -39,6 +40,10 @@ WIDE = (6.8, 3.4)
 
 
 _SVG_LIMIT = 300_000
+
+
+FORM = "PROBENC_FIGURES"
+"""Environment variable: `png` draws every figure so, for pages that are to be kept small."""
 
 
 def use() -> None:
@@ -113,7 +118,7 @@ def show(*figures: Figure, caption: str, alt: str | Sequence[str], name: str) ->
 def _image(figure: Figure, alt: str) -> str:
     """An `img` element: SVG where that is small, else PNG."""
     mime, picture = "image/svg+xml", _saved(figure, "svg")
-    if len(picture) > _SVG_LIMIT:
+    if len(picture) > _SVG_LIMIT or os.environ.get(FORM) == "png":
         mime, picture = "image/png", _saved(figure, "png")
     width = figure.get_size_inches()[0] * 96
     data = base64.b64encode(picture).decode()
