@@ -18,8 +18,9 @@ import psutil
 import yaml
 from filelock import Timeout
 
-from probenc_support import cache, names
+from probenc_support import cache, claims, names
 from probenc_support.__main__ import in_utf8
+from probenc_support.claims import kept_runs
 from probenc_support.errors import InputError
 from probenc_support.runs import execute, kept, matrix, run_files
 
@@ -83,6 +84,8 @@ def _make(cells: list[matrix.Cell], options: argparse.Namespace) -> int:
     print(f"\n{_times(began)}")
     if absent:
         print(f"\n{_table_of_failures(absent)}")
+    if aged := _aged():
+        print(f"\nKept pages that an earlier version made ({len(aged)}):", *aged, sep="\n  ")
     if any(codes):
         print("\nThe book is not complete: see above.", file=sys.stderr)
     if COMPLETE.exists():
@@ -157,6 +160,15 @@ def _absent(cell: matrix.Cell) -> Absent | None:
         last = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
         return Absent(cell.model, cell.notebook, f"Not fetched: {last}", log)
     return Absent(cell.model, cell.notebook, "Not run (stopped before).", None)
+
+
+def _aged() -> list[str]:
+    """Kept pages whose notebooks have become other ones, with the reason; the book marks them."""
+    config = yaml.safe_load(Path("config.yaml").read_text(encoding="utf-8"))
+    default = {names.slug(name) for name in matrix.models(config)}
+    runs = claims.runs(execute.RUNS, kept.KEPT)
+    found = kept_runs.aged(runs, default, Path("notebooks"))
+    return [f"{model} · {notebook}: {reason}" for (model, notebook), reason in found.items()]
 
 
 def _times(began: float) -> str:

@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from probenc_support import cache, claims, names
+from probenc_support.claims import kept_runs
 from probenc_support.errors import InputError
 from probenc_support.runs import compact, execute, kept, matrix, run_files
 
@@ -28,14 +29,16 @@ def main(words: list[str] | None = None) -> int:
     options = _arguments(words)
     try:
         cells = _cells(options)
-        known = default_metrics()
+        # Written down with a page, so that it can be told later whether it is an old one.
+        default = {cell.slug for cell in matrix.cells(_read("config.yaml"))}
+        known = kept_runs.default_metrics(claims.runs(execute.RUNS), default)
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
     failed = 0
     for cell in cells:
         try:
-            size = keep(cell.page, kept.KEPT / cell.slug, known.get(cell.notebook, []))
+            size = keep(cell.page, kept.KEPT / cell.slug, sorted(known.get(cell.notebook, ())))
             print(f"{size / 1e3:>8,.0f} kB  {cell.slug} · {cell.notebook}")
         except InputError as error:
             failed += 1
@@ -71,22 +74,6 @@ def _read(file: str) -> dict[str, Any]:
         raise InputError(f"There is no file {file}.")
     content: dict[str, Any] = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
     return content
-
-
-def default_metrics() -> dict[str, list[str]]:
-    """Names of the metrics that the default models' runs leave, by notebook.
-
-    They are written down with a page, so that it can be told later whether it is an old one.
-    """
-    own = {cell.slug for cell in matrix.cells(_read("config.yaml"))}
-    runs = [run for run in claims.runs(execute.RUNS) if run.model in own]
-    by_notebook = {
-        run.notebook: [one for one in runs if one.notebook == run.notebook] for run in runs
-    }
-    return {
-        name: sorted(kept.names_of(one.metrics for one in found))
-        for name, found in by_notebook.items()
-    }
 
 
 def keep(page: Path, folder: Path, default_metrics: list[str]) -> int:

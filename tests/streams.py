@@ -1,5 +1,6 @@
 """Tiny models of architectures that add to their residual stream in different ways, in float64."""
 
+import copy
 from typing import Any
 
 import tiny
@@ -67,6 +68,8 @@ def model(name: str) -> Any:
         )  # fmt: skip
     elif name == "mbart":
         made = t.MBartForConditionalGeneration(t.MBartConfig(**TWO_STACKS))
+    elif name == "bert":
+        made = t.BertForMaskedLM(t.BertConfig(**{**SIZES, "vocab_size": tiny.VOCABULARY + 1}))
     elif name == "bart":
         made = t.BartForConditionalGeneration(t.BartConfig(**TWO_STACKS))
     else:
@@ -83,4 +86,7 @@ def model(name: str) -> Any:
 
 def language_model(name: str) -> LanguageModel:
     """The tiny model as the package sees it."""
-    return wrap(model(name), tiny.tokenizer(), name=f"tiny-{name}")
+    tokenizer = copy.deepcopy(tiny.tokenizer())
+    if name == "bert":
+        tokenizer.add_special_tokens({"mask_token": "<|mask|>"})
+    return wrap(model(name), tokenizer, name=f"tiny-{name}")

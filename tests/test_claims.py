@@ -184,6 +184,11 @@ NULL = {
             "hidden_bias_permuted_sd_id": 0.9,
             "frontier_beyond_ceiling_row_id": 1.6,
             "frontier_beyond_ceiling_row_ood": 1.6,
+            "joint_edited_rel_error": 1e-6,
+            "joint_worst_together_id": 1.6,
+            "joint_worst_separate_id": 1.6,
+            "joint_worst_logit_bias_id": 0.03,
+            "joint_worst_random_unit_id": 1.6,
         },
         "04_pruning": {
             "spread_minus_log_a": 1.5,
@@ -256,7 +261,7 @@ class Pages:
         import probenc_book
         import probenc_html
 
-        self.folder, self.patch, self.book = folder, patch, probenc_book
+        self.folder, self.patch, self.book, self.html = folder, patch, probenc_book, probenc_html
         (folder / "config.yaml").write_text(CONFIGURATION, encoding="utf-8")
         patch.setattr(probenc_html, "ROOT", folder)
 
@@ -265,7 +270,9 @@ class Pages:
         from sphinx.util.docutils import docutils_namespace
 
         self.patch.setattr(self.book, "CLAIMS", (*CLAIMS, *added))
-        self.patch.setattr(self.book, "all_runs", lambda: runs)
+        for module in (self.book, self.html):
+            self.patch.setattr(module, "all_runs", lambda: runs)
+        self.html._aged.cache_clear()
         source, built = self.folder / "source", self.folder / "built"
         source.mkdir(exist_ok=True)
         (source / "conf.py").write_text("extensions = ['probenc_book']\n")
@@ -327,17 +334,79 @@ def test_the_strip_has_a_row_a_claim_and_a_column_a_model(pages: Pages) -> None:
     ]
     for row, claim in zip(page.select(".verdict-strip tbody tr"), (CLAIM, second), strict=True):
         assert row.th.a["href"].endswith(f"claims.html#{claim.id.lower()}")
-    assert not page.select(".verdict-strip.many")
+    assert "Every claim by each" not in page.get_text(), "all of them are here"
     legend = page.select_one(".legend").get_text(" ")
     assert all(str(one) in legend for one in Verdict)
     assert "— not run" in legend
 
 
-def test_a_strip_of_many_models_takes_the_whole_width(pages: Pages) -> None:
+def test_a_strip_of_many_models_shows_the_configured_ones_and_leads_to_all(pages: Pages) -> None:
     runs = [run_of(f"model-{i}", fit=0.9, error=0.1, shuffled=0.0) for i in range(9)]
+    runs.append(run_of("a-model", fit=0.9, error=0.3, shuffled=0.0))
     page = pages.built(".. verdict-strip::", runs, CLAIM)
-    assert page.select(".verdict-strip.many")
-    assert strip_of(page)[1] == ["X title", *["holds"] * 10]
+    assert strip_of(page) == [
+        ["claim or question", "all models (10)", "a-model"],
+        ["X title", "holds in part", "holds in part"],
+    ]
+    (link,) = [
+        a for a in page.select(".verdict-strip a") if "each of the 10 models" in a.get_text()
+    ]
+    assert link["href"].endswith("book/across.html#claims-by-models")
+    strangers = pages.built(".. verdict-strip::", runs[:9], CLAIM)
+    assert strip_of(strangers)[0][2:] == ["model-0", "model-1", "model-2"]
+
+
+def test_of_many_models_the_evidence_is_folded_and_none_is_lost(pages: Pages) -> None:
+    runs = [run_of(f"model-{i}", fit=0.9, error=0.1, shuffled=0.0) for i in range(9)]
+    runs.append(run_of("a-model", fit=0.9, error=0.3, shuffled=0.0))
+    page = pages.built(".. verdict:: X", runs, CLAIM)
+    (folded,) = page.select("details.others")
+    assert folded.summary.get_text() == "X: the other 9 models"
+    heads = [th.get_text() for th in folded.select("thead th")][2:]
+    assert heads == [f"model-{i}" for i in range(9)]
+    shown = page.select_one(".claim-box > .wide thead").get_text(" ")
+    assert "a-model" in shown
+    assert "model-0" not in shown
+    few = pages.built(".. verdict:: X", runs[-2:], CLAIM)
+    assert not few.select("details.others")
+
+
+def test_claims_by_models_and_by_kinds_stand_on_a_page(pages: Pages) -> None:
+    facts = {"a-model": "causal", "m": "masked", "n": "masked"}
+    runs = [
+        Run(name, "01_log_linear_fit", {**NULL["untrained network"]["01_log_linear_fit"],
+            "spread_minus_log_a": 1.0}, {"kind": kind, "family": "x"}, Path("page"))
+        for name, kind in facts.items()
+    ]  # fmt: skip
+    page = pages.built(".. verdict-matrix::\n\n.. claim-sentences::", runs)
+    assert [th.get_text() for th in page.select(".verdict-matrix thead tr:last-child th")] == [
+        "a-model", "m", "n",
+    ]  # fmt: skip
+    rows = {row.th.a.get_text(): row for row in page.select(".verdict-matrix tbody tr")}
+    assert len(rows) == len(CLAIMS)
+    items = {item.a.get_text().split()[0]: item.get_text() for item in page.select(".by-kind li")}
+    assert items["C1"].endswith(
+        "Models on which it holds: none of 1 causal (not: a-model) and none of 2 masked "
+        "(not: all of them)."
+    )
+    assert "C4" not in items, "no model ran its notebook"
+
+
+def test_a_kept_run_is_marked_where_its_numbers_stand(pages: Pages, tmp_path: Path) -> None:
+    page = tmp_path / "book" / "kept" / "m" / "01_x.ipynb"
+    page.parent.mkdir(parents=True)
+    page.write_text("{}")
+    page.with_name("01_x.kept.json").write_text("{}")
+    facts = {"started": "2026-01-31T10:00Z", "kind": "speech", "family": "whisper"}
+    runs = [Run("m", "01_x", {"fit": 1.0}, facts, page), run_of("a-model", fit=0.5)]
+    built = pages.built(".. runs:: 01_x\n\n   fit: a fit\n\n.. kept-runs:: 01_x", runs)
+    (first, second) = built.select("table")
+    heads = [row.th.get_text() for row in first.select("tbody tr")]
+    # No notebook of this name is there, so it cannot be the present one.
+    assert heads == ["a-model", "m earlier version, 2026-01-31"]
+    assert "no longer there" in first.select_one(".kept.aged")["title"]
+    assert [td.get_text() for td in second.select("tbody td")][:2] == ["speech-to-text", "whisper"]
+    assert second.a["href"].endswith("book/kept/m/01_x.html")
 
 
 def test_the_strip_tells_verdicts_apart_by_their_shape(pages: Pages) -> None:

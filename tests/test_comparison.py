@@ -151,11 +151,6 @@ def test_no_run_is_one_clear_sentence() -> None:
         comparison.all_metrics([])
 
 
-def test_agreement_groups_models() -> None:
-    said = comparison.agreement({"a": "holds", "b": "does not hold", "c": "holds"})
-    assert said == "holds: a, c; does not hold: b"
-
-
 def test_the_table_of_measures_holds_values_ranks_and_gaps() -> None:
     runs = [
         run("a", "01_log_linear_fit", r2_adj=0.9),
@@ -186,19 +181,104 @@ def test_verdicts_are_those_of_the_rules_and_leave_out_what_compares_models() ->
     assert direct["a"] != direct["b"]
 
 
-def test_small_multiples_show_every_value_at_the_width_of_its_model() -> None:
-    runs = models(9, planted=True)
-    table, facts = comparison.all_metrics(runs), comparison.properties(runs)
-    measured = comparison.measures_of(table)
-    panels = comparison_figures.against_width(measured, facts["d_model"])
-    assert len(panels) == len(measured) == 2
-    for panel, (_, values) in zip(panels, measured, strict=True):
-        points = {
-            line.get_label(): (line.get_xdata()[0], line.get_ydata()[0])
-            for line in panel.axes[0].get_lines()
-        }
-        assert points == {m: (facts.at[m, "d_model"], value) for m, value in values.items()}
-    looks = [(line.get_color(), line.get_marker()) for line in panels[0].axes[0].get_lines()]
-    assert len(set(looks)) == 8, "eight looks, of which the ninth model has the first again"
-    assert [panel.axes[0].get_legend() is not None for panel in panels] == [True, False]
-    assert comparison_figures.in_words(*measured[0]).endswith("m8 0.88.")
+def test_a_model_that_did_not_run_a_claims_notebook_has_no_verdict_on_it() -> None:
+    found = comparison.verdicts_by_claim(
+        [run("a", "01_log_linear_fit", r2_adj=0.9), run("b", "02_sparsity", gini_excess=0.1)],
+        without="06_across_models",
+    )
+    assert found["C1"].keys() == {"a"}
+    assert found["C4"].keys() == {"b"}
+
+
+def test_intervals_stand_beside_values_where_runs_give_them() -> None:
+    runs = [
+        run("a", "01_log_linear_fit", r2_adj=0.9, r2_adj_low=0.8, r2_adj_high=0.95),
+        run("b", "01_log_linear_fit", r2_adj=0.7),
+    ]
+    ((measure, values),) = comparison.with_intervals(comparison.all_metrics(runs))
+    assert measure.metric == "r2_adj"
+    assert values.loc["a"].tolist() == [0.9, 0.8, 0.95]
+    assert values.loc["b", "value"] == 0.7
+    assert values.loc["b", ["low", "high"]].isna().all()
+
+
+def described(n: int) -> pd.DataFrame:
+    """Models of two kinds and three families."""
+    facts = {
+        "kind": ["causal", "masked"] * n,
+        "family": ["llama", "bert", "gpt2"] * n,
+    }
+    names = [f"m{i}" for i in range(n)]
+    return pd.DataFrame({key: value[:n] for key, value in facts.items()}, index=names)
+
+
+def test_small_multiples_have_a_row_a_model_with_its_name_value_and_interval() -> None:
+    runs = [
+        run(f"m{i}", "01_log_linear_fit", r2_adj=0.1 * i, r2_adj_low=0.1 * i - 0.05,
+            r2_adj_high=0.1 * i + 0.02) for i in range(9)
+    ]  # fmt: skip
+    runs.append(run("m3", "02_sparsity", gini_excess=0.25))
+    measured = comparison.with_intervals(comparison.all_metrics(runs))
+    first, second = comparison_figures.by_model(measured, described(9))
+    names = [label.get_text() for label in first.axes[0].get_yticklabels()]
+    assert names == [f"m{i}" for i in range(9)]
+    marks = {
+        line.get_label(): (line.get_xdata()[0], line.get_ydata()[0])
+        for line in first.axes[0].get_lines()
+        if len(line.get_xdata()) == 1
+    }
+    assert marks == {f"m{i}": (pytest.approx(0.1 * i), i) for i in range(9)}
+    bars = [line.get_xdata() for line in first.axes[0].get_lines() if len(line.get_xdata()) == 2]
+    np.testing.assert_allclose(bars, [[0.1 * i - 0.05, 0.1 * i + 0.02] for i in range(9)])
+    assert [label.get_text() for label in second.axes[0].get_yticklabels()] == ["m3"]
+    words = comparison_figures.in_words(*measured[1])
+    assert words.endswith("m3 0.25.")
+
+
+def test_family_is_told_by_colour_and_kind_by_marker() -> None:
+    looks = comparison_figures.looks(described(6))
+    assert looks["m0"]["color"] == looks["m3"]["color"], "both llama"
+    assert len({looks[f"m{i}"]["color"] for i in range(3)}) == 3
+    assert looks["m0"]["marker"] == looks["m2"]["marker"] != looks["m1"]["marker"]
+    key = comparison_figures.key(described(6))
+    assert all(word in key for word in ("llama", "bert", "gpt2", "causal", "masked"))
+
+
+def test_names_beside_points_lead_to_them_and_stay_apart() -> None:
+    models_ = described(9)
+    size = pd.Series(128.0, index=models_.index)
+    size["m8"] = 64.0
+    values = pd.Series(np.linspace(0.2, 0.21, 9), index=models_.index)
+    values["m7"] = np.nan
+    panel = comparison_figures.against(size, values, models_, xlabel="width", ylabel="y")
+    (axes,) = panel.axes
+    assert {text.get_text(): text.xy for text in axes.texts} == {
+        name: (size[name], values[name]) for name in models_.index if name != "m7"
+    }
+    heights = [text.xyann[1] for text in axes.texts]
+    assert np.diff(heights).min() > 0.05
+
+
+quick_heights = st.lists(st.floats(0, 1), min_size=1, max_size=12)
+
+
+@quick
+@given(quick_heights)
+def test_spaced_heights_are_the_nearest_that_are_apart(heights: list[float]) -> None:
+    from scipy.optimize import minimize
+
+    wanted, gap = np.sort(heights), 0.07
+    found = comparison_figures.spaced(wanted, gap)
+    assert (np.diff(found) >= gap - 1e-9).all()
+    assert -1e-9 <= found[0] <= found[-1] <= 1 + 1e-9
+    apart = {"type": "ineq", "fun": lambda x: np.diff(x) - gap}
+    bounds = [(0, 1)] * len(wanted)
+    best = minimize(
+        lambda x: ((x - wanted) ** 2).sum(), found, bounds=bounds,
+        constraints=[apart] if len(wanted) > 1 else [],
+    )  # fmt: skip
+    assert ((found - wanted) ** 2).sum() <= best.fun + 1e-6
+
+
+def test_more_names_than_there_is_room_for_are_spread_evenly() -> None:
+    np.testing.assert_allclose(comparison_figures.spaced(np.zeros(30)), np.linspace(0, 1, 30))

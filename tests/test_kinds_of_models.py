@@ -32,6 +32,7 @@ def run(model: str, **facts: Any) -> Run:
         ),
         ({"a": UNTESTED, "t": NOT}, "none of 1 encoder-decoder (not: t)."),
         ({"z": HOLDS}, "1 of 1 unknown-kind."),
+        ({"a": NOT, "b": NOT}, "none of 2 causal (not: all of them)."),
     ],
 )
 def test_the_sentence_counts_by_kind(found: dict[str, str], said: str) -> None:
@@ -42,6 +43,12 @@ def test_the_sentence_counts_by_kind(found: dict[str, str], said: str) -> None:
 def test_a_claim_that_no_model_tested_has_a_sentence_too() -> None:
     assert "no model" in kinds_of_models.sentence({"a": UNTESTED}, KINDS)
     assert "no model" in kinds_of_models.sentence({}, KINDS)
+
+
+def test_of_many_models_the_first_are_named() -> None:
+    found = {**dict.fromkeys("cdefgh", NOT), "x": HOLDS}
+    words = kinds_of_models.sentence(found, dict.fromkeys(found, "causal"))
+    assert words.endswith("1 of 7 causal (not: c, d, e, f and 2 more).")
 
 
 def test_every_tested_model_is_counted_once_and_named_unless_it_holds() -> None:
@@ -89,10 +96,10 @@ def test_the_matrix_has_a_column_a_model_under_its_kind_and_reads_without_colour
     assert [th.get_text() for th in names.find_all("th")] == ["a", "b", "m", "t", "s"]
     first, second = page.select("tbody tr")
     assert [td.get_text() for td in first.find_all("td")] == [
-        "holds in part", "✓", "–", "?", "–", "✗",
+        "½", "✓", "–", "?", "–", "✗",
     ]  # fmt: skip
-    assert [td.get_text() for td in second.find_all("td")] == ["holds in part", *"–" * 5]
-    marks = page.select("tbody .mark")
+    assert [td.get_text() for td in second.find_all("td")] == ["½", *"–" * 5]
+    marks = page.select("tbody td:not(.all) .mark")
     assert [mark["aria-label"] for mark in marks] == [HOLDS, UNTESTED, NOT]
     assert len(set(verdicts.SIGNS.values())) == len(Verdict)
     legend = page.select_one(".legend").get_text(" ")

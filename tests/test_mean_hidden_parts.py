@@ -86,15 +86,19 @@ def test_intervals_are_of_texts_drawn_again(case) -> None:
     assert sum(whole_share) == pytest.approx(1.0)
 
 
-def test_without_parts_there_is_the_bias_and_the_rest(module_cache) -> None:
-    lm, _, detection, design, parts = read("bart")
+@pytest.mark.parametrize("name", ["bart", "bert"])
+def test_without_parts_there_is_the_bias_and_the_rest(module_cache, name) -> None:
+    _, blocks, detection, design, parts = read(name)
+    h = detection.h[
+        torch.isin(detection.block, mean_hidden_parts.blocks_to_read(*blocks.ids.shape))
+    ]
+    torch.testing.assert_close(parts.mean, h.double().mean(0), atol=1e-6, rtol=1e-6)
     table = parts.table(design, detection.y, n_replicates=20)
     assert list(table["part"]) == ["bias of the norm", "rest"]
     assert table["share"].sum() == pytest.approx(1.0)
     assert table["share_deviations"].tolist() == pytest.approx([0.0, 1.0])
     assert parts.bias.any()
     assert theory.NeuronShares.of(parts, design, detection.y) is None
-    assert lm.kind.name == "encoder-decoder"
 
 
 def test_shares_of_neurons_add_up_to_those_of_mlps_without_biases(module_cache) -> None:

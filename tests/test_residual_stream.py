@@ -64,11 +64,23 @@ def test_neurons_add_up_to_their_mlp(name: str) -> None:
         torch.testing.assert_close(rest, rest[:1].expand_as(rest), rtol=1e-5, atol=1e-6)
 
 
-def test_a_stream_with_norms_on_it_has_no_parts_and_says_so() -> None:
-    stream = ResidualStream.of(streams.language_model("bart"))
+@pytest.mark.parametrize("name", ["bart", "bert"])
+def test_a_stream_with_norms_on_it_has_no_parts_and_says_so(name: str) -> None:
+    stream = ResidualStream.of(streams.language_model(name))
     assert stream.parts == ()
-    assert stream.norm is not None, "the last norm of the last layer"
+    assert stream.norm is not None, "the norm of the last layer, or of the transform behind it"
     assert "not what a stack of layers gives" in stream.words
+
+
+@tiny.need_espeak
+def test_a_decoder_that_hears_has_parts() -> None:
+    lm = models.wrap(tiny.whisper(), tiny.whisper_tokenizer(), name="tiny-whisper")
+    stream = ResidualStream.of(lm)
+    kinds = [part.kind for part in stream.parts]
+    assert kinds == ["embedding", *2 * ["attention", "cross-attention", "MLP"]], stream.words
+    read = stream.read(IDS)
+    assert read.rounding < 1e-5
+    torch.testing.assert_close(read.h, models.hidden_states(lm, IDS).flatten(0, 1))
 
 
 def test_a_layer_whose_parts_are_hidden_counts_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -346,9 +346,11 @@ def test_the_book_is_built_without_damaged_pages(
     tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "book" / "_ext"))
+    import probenc_html
     import probenc_pages
 
-    monkeypatch.setattr(probenc_pages, "ROOT", tmp_path)
+    for module in (probenc_html, probenc_pages):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
     for name in ("a", "b", "c"):
         shutil.copytree(whole, tmp_path / execute.RUNS / name)
     (tmp_path / execute.RUNS / "b" / "01_x.ipynb").write_bytes(b"")

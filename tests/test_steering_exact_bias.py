@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import tiny
+import tiny_kinds
 import torch
 import transformers
 from hypothesis import given, settings
@@ -236,6 +237,21 @@ def test_the_edit_is_a_plain_logit_bias_on_the_really_edited_model(style: str) -
         with steering.edited_rows(lm, token, math.log(scale) * vector[None]) as edited:
             after = torch.log_softmax(models.logits(edited, ids), dim=-1)
         torch.testing.assert_close(after, torch.log_softmax(moved, dim=-1), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("architecture", tiny_kinds.ARCHITECTURES)
+def test_it_holds_at_the_positions_that_each_kind_predicts(architecture: str) -> None:
+    lm = tiny_kinds.language_model(architecture)
+    ids = some_ids().clamp(min=5)
+    found = steering.hidden_bias(lm, ids[:1])
+    h = models.hidden_states(lm, ids.flip(1)).flatten(0, 1)
+    if architecture in ("t5", "t5-untied", "mt5", "modernbert"):
+        assert found.vector is None
+        assert "none is exact" in found.words
+        return
+    assert found.vector is not None, found.words
+    assert exact_bias.evenness(found.vector, h)[1] < 1e-8
+    assert exact_bias.evenness(exact_bias.permuted(found.vector, h.mean(dim=0)), h)[0] > 1e-2
 
 
 @pytest.mark.parametrize("style", ["tied", "multiplied"])

@@ -311,7 +311,7 @@ class KeptRuns(BookDirective):
             [
                 self.link(page_of(name, self.arguments[0]).with_suffix(".html"), name)
                 + kept_mark(found[name]),
-                *(html.escape(facts.at[name, column]) for column in SAID_OF_A_MODEL),
+                *(html.escape(_told(facts.at[name, column])) for column in SAID_OF_A_MODEL),
             ]
             for name in in_order(found)
         ]
@@ -323,6 +323,10 @@ class KeptRuns(BookDirective):
 
 SAID_OF_A_MODEL = ("kind", "family", "norm", "tied", "quantisation")
 """What is told of a model beside its kept page."""
+
+
+def _told(fact: str) -> str:
+    return kinds_of_models.KINDS.get(fact, fact)
 
 
 class VerdictMatrix(BookDirective):

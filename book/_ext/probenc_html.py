@@ -13,7 +13,7 @@ import yaml
 from docutils import nodes
 
 from probenc_support import claims
-from probenc_support.claims import kinds_of_models
+from probenc_support.claims import kept_runs, kinds_of_models
 from probenc_support.runs import execute, kept, matrix, run_files
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,19 +87,12 @@ def runs_of(model: str) -> list[claims.Run]:
 def aged(run: claims.Run) -> str:
     """Why a kept run was made by an earlier version of its notebook; empty where it was not, and
     for a run that was made here."""
-    return _aged(run.page, run.notebook) if kept.is_kept(run.page) else ""
+    return _aged().get((run.model, run.notebook), "")
 
 
 @cache
-def _aged(page: Path, notebook: str) -> str:
-    own = configured()
-    default = [
-        run.metrics
-        for run in all_runs()
-        if run.notebook == notebook and run.model in own and not kept.is_kept(run.page)
-    ]
-    source = ROOT / "notebooks" / f"{notebook}.ipynb"
-    return kept.what_changed(page, source, kept.names_of(default))
+def _aged() -> dict[tuple[str, str], str]:
+    return kept_runs.aged(all_runs(), configured(), ROOT / "notebooks")
 
 
 def kept_mark(run: claims.Run) -> str:

@@ -50,6 +50,7 @@ def described(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def _in_words(name: str, value: object) -> str:
+    """A fact of the provenance as a reader is told it; kinds keep the names that runs give them."""
     if name == "tied":
         return "tied" if value else "untied"
     if name == "quantisation":
@@ -86,12 +87,23 @@ def sentence(verdicts: Mapping[str, str], kinds: Mapping[str, str]) -> str:
     return f"Models on which it holds: {_joined(parts)}."
 
 
+NAMED = 4
+"""So many models, at most, are named beside a count; of more, the first ones."""
+
+
+def _named(models: Sequence[str], of: int) -> str:
+    if len(models) == of > 1:
+        return "all of them"
+    more = f" and {len(models) - NAMED} more" if len(models) > NAMED else ""
+    return ", ".join(models[:NAMED]) + more
+
+
 def _of_kind(kind: str, verdicts: Mapping[str, str]) -> str:
     held = [model for model, verdict in verdicts.items() if verdict == Verdict.HOLDS]
     others: list[str] = []
     for verdict, words in ((Verdict.IN_PART, "in part"), (Verdict.DOES_NOT_HOLD, "not")):
         if named := [model for model, found in verdicts.items() if found == verdict]:
-            others.append(f"{words}: {', '.join(named)}")
+            others.append(f"{words}: {_named(named, len(verdicts))}")
     told = f"{len(held) or 'none'} of {len(verdicts)} {kind}"
     return told + (f" ({'; '.join(others)})" if others else "")
 

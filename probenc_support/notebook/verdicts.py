@@ -171,13 +171,13 @@ def matrix_of(
     for claim, head in heads.items():
         found = verdicts.get(claim, {})
         cells = "".join(f"<td>{mark(found[n]) if n in found else ABSENT}</td>" for n in names)
-        verdict = badge(claims.overall(found.values()))
-        rows.append(f'<tr><th scope="row">{head}</th><td>{verdict}</td>{cells}</tr>')
+        verdict = mark(claims.overall(found.values()))
+        rows.append(f'<tr><th scope="row">{head}</th><td class="all">{verdict}</td>{cells}</tr>')
     legend = " ".join(f"<span>{mark(one)} {one}</span>" for one in claims.Verdict)
     return (
         '<div class="wide" role="region" tabindex="0" aria-label="Verdicts by claim and model">'
         f'<table class="table numbers verdict-matrix"><thead><tr><th rowspan="2" scope="col">claim '
-        f'or question</th><th rowspan="2" scope="col">all models</th>{over}</tr>'
+        f'or question</th><th rowspan="2" scope="col" class="all">all</th>{over}</tr>'
         f"<tr>{columns}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
         f'<p class="legend">{legend} <span>{ABSENT} not run</span></p>'
     )

@@ -255,14 +255,15 @@ class _Intact:
         }
 
 
-def divergence_from(log_a: Tensor, head: Head, h: Tensor, *, step: int = 64) -> float:
+def divergence_from(log_a: Tensor, head: Head, h: Tensor, *, step: int = 128) -> float:
     """Mean over hidden states h [N, d] of the KL divergence of P(w | n) from a, in nats.
 
     Args:
         log_a: [n] log average probabilities of the tokens.
+        step: positions at a time, in the precision of the head.
     """
     total = 0.0
     for part in h.split(step):
-        log_p = head.log_p(part)
-        total += float((log_p.exp() * (log_p - log_a)).sum())
+        log_p = head.of_tokens(torch.log_softmax(head.logits(part.to(head.E)), dim=1), dim=1)
+        total += float((log_p.exp() * (log_p - log_a.to(log_p))).sum())
     return total / len(h)
