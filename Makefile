@@ -58,14 +58,18 @@ $(STAMP): pyproject.toml constraints.txt
 	  { echo "Python 3.11 or newer is needed; name it: make PYTHON=/path/to/python3.11"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	  -c constraints.txt -e '.[book,mauve,test]'
+	  -c constraints.txt -e '.[book,chemistry,mauve,test]'
 	@touch $@
 
-# The browser checks are skipped where there is none; as root on Debian it can be had.
+# The browser checks are skipped where there is none, and so are those of models that hear where
+# nothing can speak; as root on Debian both can be had.
 browser:
 	@command -v chromedriver >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
 	  { apt-get update -qq && apt-get install -qq -y chromium chromium-driver >/dev/null; } ; } || \
 	  echo "No chromium and chromedriver: the checks in a browser will be skipped."
+	@command -v espeak-ng >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+	  { apt-get update -qq && apt-get install -qq -y espeak-ng >/dev/null; } ; } || \
+	  echo "No espeak-ng: the checks of models that hear will be skipped."
 
 clean:
 	rm -rf _build .snakemake .mypy_cache .ruff_cache .benchmarks

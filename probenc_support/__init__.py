@@ -21,7 +21,11 @@ What the paper's sections do with it:
 - `dynamics`: when in training the encoding appears (5)
 - `generation`: sampled text, and MAUVE between two sets of it
 
-The book, which `python -m probenc_support` runs:
+Models that `python -m probenc_support` writes:
+
+- `commands`: a steered or pruned model as a folder that transformers loads, with what came of it
+
+The book, which the same command runs:
 
 - `notebook`: what runs inside a notebook: parameters, results, figures, verdicts
 - `runs`: executing notebooks for models, and the files that this leaves
@@ -40,6 +44,7 @@ __version__ = "0.1.0"
 __all__ = [
     "cache",
     "claims",
+    "commands",
     "corpora",
     "dynamics",
     "errors",

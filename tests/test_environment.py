@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = {"book", "mauve", "test"}
+EXTRAS = {"book", "chemistry", "mauve", "test"}
 
 
 def read(name: str) -> str:

@@ -34,7 +34,7 @@ FLOORS = (
     {"theory", "sparsity"},
     {"generation"},
     {"steering", "pruning", "dynamics"},
-    {"notebook"},
+    {"commands", "notebook"},
     {"__main__"},
 )
 """From the ground up: a room uses itself and rooms of lower floors."""

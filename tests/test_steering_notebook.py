@@ -19,8 +19,8 @@ DIRECTIONS = (
     "robust", "random_unit", "random", "shuffled", "logit_bias",
 )  # fmt: skip
 FIGURES = (
-    "fig-family", "fig-expected-actual", "fig-errors", "fig-why-min-variance", "fig-few-examples",
-    "fig-side-effects", "fig-generated",
+    "fig-family", "fig-expected-actual", "fig-errors", "fig-why-min-variance", "fig-frontier",
+    "fig-few-examples", "fig-side-effects", "fig-joint", "fig-generated",
 )  # fmt: skip
 
 
@@ -70,6 +70,12 @@ def test_steering_end_to_end(tmp_path: Path, style: str) -> None:
     assert all(math.isfinite(value) for value in metrics.values())
     assert metrics["closed_form_max_rel_error"] < 1e-4
     assert metrics["steer_mae_min_variance_solved_2x_local"] < 1e-6
+    assert metrics["joint_worst_no_edit_id"] > 1
+    assert metrics["joint_solved_logit_bias"] == 1
+    if style == "bias":
+        assert metrics["joint_worst_together_local"] < 1e-9 < metrics["joint_worst_separate_local"]
+        assert metrics["joint_edited_rel_error"] < 1e-4
+        assert metrics["joint_doubled_1_separate_local"] < 1e-9
     if style == "bias":  # the tied random model has no direction that works: its mean h is small
         assert metrics["steer_mae_random_20x_local"] > metrics["steer_mae_min_variance_20x_local"]
     table = pd.read_parquet(tmp_path / "03_steering.edits.parquet")
@@ -81,7 +87,7 @@ def test_steering_end_to_end(tmp_path: Path, style: str) -> None:
     assert len(table) == len(omegas.family(tiny.WIDTH))
     page = outputs_of(tmp_path)
     assert all(f'id=\\"{name}\\"' in page for name in FIGURES)
-    assert page.count("claim-box") == 2
+    assert page.count("claim-box") == 5
     assert '"image/png":' not in page, "no figure without a caption"
     assert '"output_type": "error"' not in page
 

@@ -1,4 +1,4 @@
-"""The family of the paper's edits and its choice; a random control, and the hidden bias."""
+"""The family of the paper's edits and its choice, and a random control."""
 
 import math
 from typing import Any
@@ -9,7 +9,7 @@ import tiny
 import torch
 from test_steering import detection_of, random_positions, some_ids
 
-from probenc_support import models, steering
+from probenc_support import steering
 from probenc_support.errors import InputError
 from probenc_support.head import Head
 from probenc_support.moments import Moments
@@ -120,28 +120,3 @@ def test_of_nine_random_directions_the_one_of_median_variance() -> None:
     variances = sorted(float(v @ moments.cov @ v / (v @ moments.mean) ** 2) for v in drawn)
     vector = directions.random_unit(moments, seed=7)
     assert float(vector @ moments.cov @ vector) == pytest.approx(variances[4])
-
-
-@pytest.mark.parametrize("style", ["untied", "bias"])
-def test_the_hidden_bias_of_the_final_norm_is_a_plain_logit_bias(style: str) -> None:
-    lm = tiny.language_model(style, dtype=torch.float64)
-    ids = some_ids()
-    assert steering.hidden_bias(lm, models.hidden_states(lm, ids).flatten(0, 1)) is None
-    norms = [m for m in lm.model.modules() if isinstance(m, torch.nn.LayerNorm)]
-    generator = torch.Generator().manual_seed(2)
-    for norm in norms:
-        norm.bias.data.copy_(torch.randn(lm.d, generator=generator))
-        norm.weight.data.copy_(0.5 + torch.rand(lm.d, generator=generator))
-    h = models.hidden_states(lm, ids).flatten(0, 1)
-    vector = steering.hidden_bias(lm, h)
-    assert vector is not None
-    torch.testing.assert_close(h @ vector, torch.ones(len(h), dtype=torch.float64))
-    other = models.hidden_states(lm, some_ids().flip(1)).flatten(0, 1)
-    torch.testing.assert_close(other @ vector, torch.ones(len(h), dtype=torch.float64))
-
-
-@pytest.mark.parametrize("style", ["tied", "multiplied"])
-def test_no_hidden_bias_without_a_layer_norm_with_a_bias(style: str) -> None:
-    lm = tiny.language_model(style)
-    h = models.hidden_states(lm, some_ids()).flatten(0, 1)
-    assert steering.hidden_bias(lm, h) is None

@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 import tiny
 import torch
-from test_steering import detection_of, log_softmax_of, random_positions, some_ids
+from test_steering import detection_of, log_softmax_of, some_ids
 
 from probenc_support import steering
+from probenc_support.head import Head
 from probenc_support.moments import Moments
 from probenc_support.steering import side_effects
 from probenc_support.steering.scores import Edit
@@ -48,26 +49,38 @@ def test_the_top_token_changes_as_in_the_edited_model(edited: Any) -> None:
     assert found["along"] > 0
 
 
-def test_the_nearest_neighbour_of_a_row_is_itself() -> None:
-    _, E, _ = random_positions()
-    among = torch.arange(5, 50)
-    assert side_effects.nearest(E, E[[30, 40]], among, 3)[:, 0].tolist() == [30, 40]
-    assert 2 not in side_effects.nearest(E, E[2:3], among, 45)
-    centred = E[among] - E[among].mean(0)
-    oracle = torch.nn.functional.cosine_similarity(centred, E[2] - E[among].mean(0))
-    assert int(side_effects.nearest(E, E[2:3], among, 1)) == int(among[oracle.argmax()])
-
-
 def test_neighbours_are_kept_by_a_small_edit_and_lost_by_one_to_elsewhere() -> None:
     lm = tiny.language_model("untied", dtype=torch.float64)
-    tokens, nothing = torch.tensor([3, 70, 200]), torch.zeros(lm.d, dtype=torch.float64)
-    assert side_effects.neighbours_kept(lm, tokens, nothing) == [1.0, 1.0, 1.0]
+    tokens, nothing = torch.tensor([3, 70, 200]), torch.zeros(1, lm.d, dtype=torch.float64)
+    assert side_effects.neighbours_kept(lm, tokens, nothing).tolist() == [[1.0, 1.0, 1.0]]
     E = 1e-3 * torch.eye(12, dtype=torch.float64).repeat(2, 1)
     E[:6] += torch.linspace(1, 2, 12)
     E[6:12] -= torch.linspace(1, 2, 12)
-    two_clouds: Any = type("LM", (), {"E": E, "tokens": torch.arange(12)})
-    across = E[6] - E[0]
-    assert side_effects.neighbours_kept(two_clouds, torch.tensor([0]), across, n=5) == [0.0]
+    clouds = Head(E, tokens=torch.arange(12))
+    two_clouds: Any = type("LM", (), {"head": clouds, "tokens": clouds.tokens})
+    across = torch.stack([E[6] - E[0], 0 * E[0]])
+    kept = side_effects.neighbours_kept(two_clouds, torch.tensor([0]), across, n=5)
+    assert kept.tolist() == [[0.0], [1.0]]
+
+
+def test_neighbours_are_those_of_largest_cosine_among_the_tokens_own_rows() -> None:
+    lm = tiny.language_model("padded", dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    changes = 0.3 * torch.randn(3, lm.d, generator=generator, dtype=torch.float64)
+    tokens, rows = torch.tensor([5, 300]), lm.head.rows
+    centre = rows.mean(dim=0)
+
+    def nearest(row: Any) -> set[int]:
+        cosine = torch.nn.functional.cosine_similarity(rows - centre, row - centre)
+        return set(lm.tokens[cosine.topk(8).indices].tolist())
+
+    kept = side_effects.neighbours_kept(lm, tokens, changes, n=7)
+    for i, change in enumerate(changes):
+        for j, token in enumerate(tokens.tolist()):
+            row = lm.E[token]
+            both = (nearest(row) & nearest(row + change)) - {token}
+            assert float(kept[i, j]) == pytest.approx(len(both) / 7)
+    assert 0 < float(kept.mean()) < 1
 
 
 def test_divergences_are_means_over_tokens_in_reach() -> None:

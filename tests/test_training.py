@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import itertools
 import json
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import textwrap
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,12 +24,19 @@ from torch import Tensor
 from probenc_support import cache, corpora, models, progress, roster
 from probenc_support.corpora import built_in_texts
 from probenc_support.errors import InputError
-from probenc_support.models import checkpoints, training, training_text
+from probenc_support.models import checkpoints, objectives, training, training_text
 from probenc_support.models.recipes import RECIPES, Recipe
 from probenc_support.models.training_text import Text
 
 TINY = Recipe("tiny", 2, 16, 2, 320, 32, 4, 12, 512, 1e-2, dropout=0.1)
 """Dropout is on, so that a resumed run needs its random numbers, too."""
+
+
+OTHERS = {
+    "causal": replace(TINY, architecture="roformer", tied=True),
+    "masked": replace(TINY, architecture="roformer", tied=True, objective="masked"),
+    "encoder-decoder": replace(TINY, architecture="t5", tied=True, objective="encoder-decoder"),
+}
 
 
 pytestmark = pytest.mark.usefixtures("module_cache")
@@ -70,6 +79,11 @@ def test_checkpoints_are_pythias() -> None:
     assert RECIPES["pythia-mini"].checkpoints == [*early, *range(768, 2049, 256)]
 
 
+def test_a_run_without_early_checkpoints_keeps_even_ones() -> None:
+    assert replace(TINY, early=False, steps=100, every=40).checkpoints == [0, 40, 80, 100]
+    assert replace(TINY, early=False, steps=80, every=40).checkpoints == [0, 40, 80]
+
+
 @given(st.integers(1, 3000), st.integers(1, 700), st.integers(0, 100))
 def test_checkpoints_ascend_from_start_to_end(steps: int, every: int, dense: int) -> None:
     found = replace(TINY, steps=steps, every=every, dense=dense).checkpoints
@@ -78,7 +92,21 @@ def test_checkpoints_ascend_from_start_to_end(steps: int, every: int, dense: int
     assert found == sorted(set(found))
 
 
-@pytest.mark.parametrize("name", ["pythia-nano", "pythia-micro"])
+def test_later_fields_leave_the_place_of_earlier_models_as_it_was() -> None:
+    """Nano has the settings that it had before recipes had architectures and objectives."""
+    before = {
+        "name": "pythia-nano", "layers": 2, "d": 128, "heads": 4, "vocabulary": 8192,
+        "sequence_length": 256, "batch_size": 4, "steps": 768, "every": 128, "learning_rate": 4e-3,
+        "warmup": 0.1, "weight_decay": 0.01, "dropout": 0.0, "dense": 64,
+    }  # fmt: skip
+    assert RECIPES["pythia-nano"].settings == before
+    keys = [json.dumps(recipe.settings, sort_keys=True) for recipe in RECIPES.values()]
+    assert len(set(keys)) == len(RECIPES)
+    for recipe in RECIPES.values():
+        assert Recipe(**recipe.settings) == recipe
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name != "pythia-mini"])
 def test_size_is_what_the_roster_says(name: str) -> None:
     count = training.new_model(RECIPES[name], 0).num_parameters()
     assert count == pytest.approx(roster.ROSTER[name].parameters, rel=0.05)
@@ -104,6 +132,26 @@ def test_every_block_is_read_once_an_epoch(text: Text) -> None:
         assert sorted(epoch) == list(range(n))
     assert not np.array_equal(rows[:n], rows[n : 2 * n])
     assert not np.array_equal(rows[:7], text.order(recipe, 4, 0))
+
+
+@pytest.mark.parametrize("objective", ["masked", "encoder-decoder"])
+def test_twins_read_the_same_text(objective: str, text: Text) -> None:
+    other = training_text.prepare(OTHERS[objective], text.corpus)
+    assert other.hash == text.hash
+    assert np.array_equal(other.train, text.train)
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if "nano" in name])
+def test_the_like_of_nano_reads_what_nano_reads(name: str, text: Text) -> None:
+    """The same text in the same order, in steps of as many blocks or fewer."""
+    nano, recipe = RECIPES["pythia-nano"], RECIPES[name]
+    for same in ("vocabulary", "sequence_length", "tokens", "dropout", "weight_decay"):
+        assert getattr(recipe, same) == getattr(nano, same)
+    blocks = [
+        np.concatenate([text.order(r, 3, step) for step in range(200 // r.batch_size)])
+        for r in (nano, recipe)
+    ]
+    assert np.array_equal(*blocks)
 
 
 def test_counts_are_those_of_the_text_that_was_read(text: Text, run_folder: Path) -> None:
@@ -286,6 +334,40 @@ def stopped_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     monkeypatch.setattr(training._Run, "advance", stop)
 
 
+@pytest.mark.parametrize("kind", OTHERS)
+def test_an_interrupted_run_of_any_objective_ends_with_the_same_weights(
+    kind: str, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = OTHERS[kind]
+    whole = train(text_file, tmp_path / "whole", recipe)
+    with monkeypatch.context() as patch:
+        stopped_at(patch, 6)
+        with pytest.raises(KeyboardInterrupt):
+            train(text_file, tmp_path / "stopped", recipe)
+    assert (tmp_path / "stopped" / "state.pt").is_file()
+    assert same(train(text_file, tmp_path / "stopped", recipe), whole)
+    assert not same(train(text_file, tmp_path / "other", recipe, seed=1), whole), "the control"
+    assert models.load(whole, device="cpu").kind.name == kind
+
+
+def test_masks_are_new_at_every_step_and_the_same_in_every_run(
+    text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, list[Tensor]] = {"one": [], "two": []}
+    masked_positions = objectives.masked_positions
+    for name, kept in seen.items():
+
+        def keep(*args: Any, kept: list[Tensor] = kept, **options: Any) -> Tensor:
+            kept.append(masked_positions(*args, **options))
+            return kept[-1]
+
+        monkeypatch.setattr(objectives, "masked_positions", keep)
+        train(text_file, tmp_path / name, OTHERS["masked"])
+    assert len(seen["one"]) == TINY.steps
+    assert all(torch.equal(a, b) for a, b in zip(*seen.values(), strict=True))
+    assert not any(torch.equal(a, b) for a, b in itertools.pairwise(seen["one"]))
+
+
 @pytest.mark.parametrize("forgotten", ["optimiser", "random numbers", "order of the text"])
 def test_weights_differ_if_a_resumed_run_forgets(
     forgotten: str,
@@ -410,7 +492,7 @@ def test_impossible_runs_are_refused(text_file: Path, tmp_path: Path) -> None:
         train(short, tmp_path / "short")
     with pytest.raises(InputError, match="smaller learning rate"):
         train(text_file, tmp_path / "nan", replace(TINY, learning_rate=float("inf")))
-    with pytest.raises(InputError, match="pythia-nano, pythia-micro"):
+    with pytest.raises(InputError, match=r"name pythia-nano, .*pythia-mini"):
         training.trained("pythia-giga")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from probenc_support import dynamics, models
 from probenc_support.dynamics import convergence, tables
 from probenc_support.errors import InputError
-from probenc_support.models import checkpoints, runtime, weights
+from probenc_support.models import architectures, checkpoints, runtime, weights
+from probenc_support.models.recipes import Recipe
 
 STEPS = (0, 8, 64)
 
@@ -99,6 +101,26 @@ def test_a_likeness_of_names_is_not_enough(tmp_path: Path) -> None:
     assert dynamics.group_of("gpt_neox.layers.0.attn.output.weight", names) == "layer 1"
     with pytest.raises(InputError, match="None of the tensors"):
         weights.head_of(dict.fromkeys(alike, torch.zeros(2, 2)), names)
+
+
+@pytest.mark.parametrize("architecture", ["gpt-neox", "gpt2", "llama", "roformer"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_every_tensor_of_an_architecture_has_its_part(
+    tmp_path: Path, architecture: str, tied: bool
+) -> None:
+    recipe = Recipe("small", 3, 16, 2, 32, 8, 4, 12, 512, 1e-2)
+    model = architectures.new(replace(recipe, architecture=architecture, tied=tied))
+    with runtime.quiet():
+        model.save_pretrained(tmp_path)
+    names = weights.head_names(tmp_path)
+    groups = [dynamics.group_of(name, names) for name in weights.places(tmp_path)]
+    wanted = {"output embedding", "layer 1", "layer 2", "layer 3", "final norm"}
+    if not tied or architecture in ("gpt2", "roformer"):  # which have learned positions
+        wanted.add("input embedding")
+    assert wanted <= set(groups)
+    before_head = {"other", "head bias"} if architecture == "roformer" else set()
+    assert set(groups) - wanted <= before_head
+    assert groups.count("output embedding") == 1
 
 
 def test_other_files_beside_the_weights_are_none(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import functools
 import os
 import pydoc
 import resource
+import shutil
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     CohereConfig,
     CohereForCausalLM,
@@ -26,8 +27,11 @@ from transformers import (
     LlamaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    WhisperConfig,
+    WhisperForConditionalGeneration,
 )
 
+from probenc_support.corpora import speech
 from probenc_support.models import LanguageModel, wrap
 
 PICKLES = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6)
@@ -115,6 +119,58 @@ def model(style: str, *, seed: int = 0) -> PreTrainedModel:
     return made.eval()
 
 
+MELS, SECONDS = 16, 8
+"""Frequencies that the tiny Whisper hears, and for how long."""
+
+CONTROL = (
+    "<|startoftranscript|>", "<|en|>", "<|de|>", "<|translate|>", "<|transcribe|>",
+    "<|startoflm|>", "<|startofprev|>", "<|nocaptions|>", "<|notimestamps|>",
+)  # fmt: skip
+"""Tokens of a Whisper that are no text, besides the end of the text."""
+
+
+@functools.cache
+def whisper_tokenizer() -> PreTrainedTokenizerFast:
+    """The tiny tokenizer, with Whisper's control tokens after the text tokens."""
+    own = Tokenizer.from_str(tokenizer().backend_tokenizer.to_str())
+    own.add_special_tokens([AddedToken(token, special=True) for token in CONTROL])
+    return PreTrainedTokenizerFast(tokenizer_object=own, **dict.fromkeys(_ENDS, "<|endoftext|>"))
+
+
+def whisper(*, seed: int = 0) -> WhisperForConditionalGeneration:
+    """A Whisper of two layers, width 16, some rows of timestamps at the end, float32."""
+    torch.manual_seed(seed)
+    n_tokens = VOCABULARY + len(CONTROL)
+    start, end = VOCABULARY, 0
+    config = WhisperConfig(
+        vocab_size=n_tokens + 7,
+        d_model=WIDTH,
+        num_mel_bins=MELS,
+        max_source_positions=50 * SECONDS,
+        max_target_positions=CONTEXT,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=32,
+        decoder_ffn_dim=32,
+        init_std=0.3,
+        decoder_start_token_id=start,
+        **{f"{name}_id": end for name in _ENDS if name != "unk_token"},
+    )
+    return WhisperForConditionalGeneration(config).eval()
+
+
+_ENDS = ("eos_token", "bos_token", "unk_token", "pad_token")
+
+
+need_espeak = pytest.mark.skipif(
+    shutil.which(speech.PROGRAM) is None,
+    reason="espeak-ng, which speaks the text, is not installed: apt-get install espeak-ng",
+)
+"""Marks a test in which a model hears."""
+
+
 def language_model(style: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Any:
     """The tiny model as the package sees it."""
     lm: LanguageModel = wrap(model(style, seed=seed).to(dtype), tokenizer(), name=f"tiny-{style}")
@@ -139,14 +195,18 @@ def save(folder: Path, style: str = "untied", *, seed: int = 0) -> Path:
 
 def wheel(folder: Path, member: str, content: bytes) -> Path:
     """A wheel `tiny-package` 1.0 with one file besides what a wheel must have; returns its path."""
+    return wheel_of(folder, "tiny-package", {member: content})
+
+
+def wheel_of(folder: Path, name: str, members: dict[str, bytes]) -> Path:
+    """A wheel of version 1.0 with files besides what a wheel must have; returns its path."""
     folder.mkdir(exist_ok=True)
-    archive = folder / "tiny_package-1.0-py3-none-any.whl"
-    info = "tiny_package-1.0.dist-info"
-    with zipfile.ZipFile(archive, "w") as zipped:
-        zipped.writestr(member, content)
-        zipped.writestr(
-            f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-package\nVersion: 1.0\n"
-        )
+    archive = folder / f"{name.replace('-', '_')}-1.0-py3-none-any.whl"
+    info = f"{name.replace('-', '_')}-1.0.dist-info"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as zipped:
+        for member, content in members.items():
+            zipped.writestr(member, content)
+        zipped.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
         zipped.writestr(
             f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         )

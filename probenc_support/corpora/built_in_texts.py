@@ -1,8 +1,9 @@
-"""The built-in corpora: docstrings, the manual of Python, the Bible.
+"""The built-in corpora: docstrings, the manual of Python, the Bible, chemical reactions.
 
 Text of packages is read from their files; no code of them is imported or run. `docstrings` is what
-the default book detects on, `python-manual` is near it, and `bible` is far from it. Documents are
-mixed in an order that depends on their text alone.
+the default book detects on, `python-manual` is near it, and `bible` is far from it. `reactions` is
+no language, and for a model that reads none. Documents are mixed in an order that depends on their
+text alone.
 """
 
 import ast
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from probenc_support import cache
+from probenc_support.corpora import reactions
 from probenc_support.errors import InputError
 from probenc_support.wheels import Wheel, unpacked
 
@@ -72,20 +74,29 @@ drawing documents, and of whole chapters too few would be read."""
 def names() -> list[str]:
     """Names of the built-in corpora."""
     parts = [HELD_OUT, *DOCSTRING_PACKAGES]
-    return ["docstrings", *(f"docstrings:{part}" for part in parts), "python-manual", "bible"]
+    made = [f"reactions:{part}" if part else "reactions" for part in reactions.PARTS]
+    return [
+        "docstrings",
+        *(f"docstrings:{part}" for part in parts),
+        "python-manual",
+        "bible",
+        *made,
+    ]
 
 
 def documents(corpus: str) -> list[str] | None:
     """The documents of a built-in corpus, in a fixed order; None if there is none of that name.
 
     Raises:
-        InputError: an unknown part of `docstrings`, a package that is not installed, or text that
-            is not in the cache while no package index can be reached.
+        InputError: an unknown part of `docstrings` or `reactions`, a package that is not installed,
+            or text that is not in the cache while no package index can be reached.
     """
     if corpus == "docstrings" or corpus.startswith("docstrings:"):
         return _docstring_documents(corpus.partition(":")[2])
     if corpus == "python-manual":
         return _python_manual()
+    if corpus == "reactions" or corpus.startswith("reactions:"):
+        return _reactions(corpus.partition(":")[2])
     return _bible() if corpus == "bible" else None
 
 
@@ -125,6 +136,14 @@ def _python_manual() -> list[str]:
     from pydoc_data.topics import topics
 
     return [str(topics[name]).strip() for name in sorted(topics)]
+
+
+# --------------------------------------------------------------------------------------- reactions
+
+
+def _reactions(part: str) -> list[str]:
+    """Chemical reactions, enumerated once a release of RDKit and kept in the cache."""
+    return _kept(reactions.cached_name(part), lambda: _mixed(reactions.enumerated(part)))
 
 
 # ------------------------------------------------------------------------------------------- Bible

@@ -119,7 +119,8 @@ def _unknown(corpus: str) -> str:
         + (f" (did you mean {near[0]}?)" if near else "")
         + ": it is no file or folder, and the built-in ones are docstrings, docstrings:<part> "
         f"({built_in_texts.HELD_OUT}, {', '.join(built_in_texts.DOCSTRING_PACKAGES)}), "
-        "python-manual and bible; a data set of the hub reads hf:name/config:split:column."
+        "python-manual, bible and reactions (:near, :held-out); a data set of the hub reads "
+        "hf:name/config:split:column."
     )
 
 

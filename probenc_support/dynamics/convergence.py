@@ -45,9 +45,9 @@ def group_of(name: str, names: HeadNames) -> str:
         return "head bias"
     if layer := _LAYER.search(name):
         return f"layer {int(layer[1]) + 1}"
-    if name in names.inputs or re.search(r"\b(wpe|position|embed_)", name):
+    if name in names.inputs or re.search(r"\b(wpe|position|embed_|embeddings\.)", name):
         return "input embedding"
-    return "final norm" if re.search(r"norm|ln_f", name) else "other"
+    return "final norm" if re.search(r"norm|ln_f", name, re.IGNORECASE) else "other"
 
 
 @dataclass(frozen=True)

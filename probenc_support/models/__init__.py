@@ -16,6 +16,7 @@ from probenc_support.models.language_model import (
     targets,
 )
 from probenc_support.models.loading import load
+from probenc_support.models.saving import save
 from probenc_support.models.wrapping import check_editable, logit_scale, wrap
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "logits",
     "next_state",
     "revisions",
+    "save",
     "targets",
     "wrap",
 ]

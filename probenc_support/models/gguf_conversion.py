@@ -15,66 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import (
-    AddedToken,
-    Regex,
-    Tokenizer,
-    decoders,
-    models,
-    pre_tokenizers,
-    processors,
-)
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from probenc_support import cache
 from probenc_support.errors import InputError
+from probenc_support.models import gguf_tokenizers
 from probenc_support.models.runtime import check_loaded, first_line, quiet
 
-_VERSION = 3
+_VERSION = 4
 """Increase it when the conversion changes, so that folders made before are not used any more."""
-
-
-_CONTROL, _USER_DEFINED = 3, 4
-"""Kinds of tokens in a file (`tokenizer.ggml.token_type`) that no merge makes."""
-
-
-_SPECIAL = {
-    "bos_token": "tokenizer.ggml.bos_token_id",
-    "eos_token": "tokenizer.ggml.eos_token_id",
-    "unk_token": "tokenizer.ggml.unknown_token_id",
-    "pad_token": "tokenizer.ggml.padding_token_id",
-}
-"""Settings of a file that name special tokens, by what transformers calls these."""
-
-
-_LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-
-
-_QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
-
-
-SPLITS = {
-    **dict.fromkeys(("", "default", "gpt-2", "phi-2", "mpt", "olmo", "jais"), "gpt-2"),
-    **dict.fromkeys(
-        ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"),
-        "digits",
-    ),
-    **dict.fromkeys(
-        ("llama3", "llama-v3", "llama-bpe", "falcon3", "smaug-bpe", "dbrx", "pixtral"), _LLAMA3
-    ),
-    **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "megrez"), _QWEN2),
-}
-"""How a byte-level tokenizer splits text before it merges, by the name that llama.cpp gives to it
-(`tokenizer.ggml.pre`): as GPT-2 does, as GPT-2 does with each digit by itself, or by a pattern."""
 
 
 def converted_path(sha256: str) -> Path:
@@ -108,14 +57,13 @@ def convert(path: Path) -> Path:
         print(f"Converting {path.name} ...", file=sys.stderr)
         facts = _facts(path)
         _check_whole(path, facts)
-        split = _split(path, facts)
+        tokenizer = gguf_tokenizers.tokenizer(path, facts)
         try:
             with quiet(), contextlib.redirect_stderr(io.StringIO()):
                 arguments: dict[str, Any] = {"gguf_file": path.name}
                 loaded: Any = AutoModelForCausalLM.from_pretrained(
                     path.parent, dtype=torch.float32, output_loading_info=True, **arguments
                 )
-                tokenizer = AutoTokenizer.from_pretrained(path.parent, **arguments)
         except Exception as error:
             raise InputError(
                 f"{path} cannot be read as a GGUF model ({first_line(error)}); it is damaged or "
@@ -125,9 +73,6 @@ def convert(path: Path) -> Path:
         model, report = loaded
         check_loaded(report, path)
         _check_all_read(path, facts, model)
-        if split:
-            tokenizer = _byte_level(facts, split, tokenizer)
-        _set_first_token(tokenizer, facts)
         with cache.atomic_path(target) as temporary, quiet():
             plain = _plain(model)
             plain.config.stored_as = stored_as(facts["tensors"], facts["types"])
@@ -206,78 +151,6 @@ def _check_all_read(path: Path, facts: dict[str, Any], model: PreTrainedModel) -
             "so it does not read this file as it was meant: give the safetensors folder of the "
             "same model."
         )
-
-
-def _split(path: Path, facts: dict[str, Any]) -> str:
-    """How the tokenizer splits text: a key or pattern of `SPLITS`; empty for sentencepiece."""
-    kind = str(facts.get("tokenizer.ggml.model", ""))
-    if kind == "llama":
-        return ""
-    name = str(facts.get("tokenizer.ggml.pre", ""))
-    if kind != "gpt2" or name not in SPLITS:
-        raise InputError(
-            f"{path} has a tokenizer of kind {kind!r} that splits text by the rule {name!r}, which "
-            "is not known here, so its tokens might be wrong: give the safetensors folder of the "
-            "same model, which brings its own tokenizer."
-        )
-    return SPLITS[name]
-
-
-def _byte_level(facts: dict[str, Any], split: str, read: Any) -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer from the file's own vocabulary, merges and kinds of tokens.
-
-    Releases of transformers read these files in different ways, some of them wrong; `read`, what
-    this one made, gives the chat template only.
-    """
-    pieces = facts["tokenizer.ggml.tokens"]
-    merges = [tuple(merge.split(" ", 1)) for merge in facts["tokenizer.ggml.merges"]]
-    made = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, merges))
-    made.pre_tokenizer = _pre_tokenizer(split)
-    made.decoder = decoders.ByteLevel()
-    kinds = zip(pieces, facts["tokenizer.ggml.token_type"], strict=True)
-    added = [
-        AddedToken(piece, normalized=False, special=kind == _CONTROL)
-        for piece, kind in kinds
-        if kind in (_CONTROL, _USER_DEFINED)
-    ]
-    made.add_special_tokens([token for token in added if token.special])
-    made.add_tokens([token for token in added if not token.special])
-    named = {
-        name: pieces[facts[key]] for name, key in _SPECIAL.items() if facts.get(key) is not None
-    }
-    return PreTrainedTokenizerFast(
-        tokenizer_object=made, chat_template=getattr(read, "chat_template", None), **named
-    )
-
-
-def _pre_tokenizer(split: str) -> Any:
-    """Splits text by one of the rules of `SPLITS`."""
-    steps: list[Any] = []
-    if split == "digits":
-        steps = [pre_tokenizers.Digits(individual_digits=True)]
-    elif split != "gpt-2":
-        steps = [pre_tokenizers.Split(Regex(split), behavior="isolated")]
-    own_rule = split in ("gpt-2", "digits")
-    steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=own_rule))
-    return pre_tokenizers.Sequence(steps)
-
-
-def _set_first_token(tokenizer: Any, facts: dict[str, Any]) -> None:
-    """Puts the first token before a text where the file says so, and nowhere else."""
-    sentencepiece = facts.get("tokenizer.ggml.model") == "llama"
-    wanted = bool(facts.get("tokenizer.ggml.add_bos_token", sentencepiece))
-    bos = tokenizer.bos_token
-    if wanted and bos is not None:
-        post = processors.TemplateProcessing(
-            single=f"{bos} $A", pair=f"{bos} $A $B", special_tokens=[(bos, tokenizer.bos_token_id)]
-        )
-    else:
-        post = processors.TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
-    tokenizer.backend_tokenizer.post_processor = post
-    # Where the class makes its own template, the flag decides.
-    tokenizer.init_kwargs["add_bos_token"] = wanted
-    if hasattr(tokenizer, "_add_bos_token"):
-        tokenizer._add_bos_token = wanted
 
 
 def _plain(model: PreTrainedModel) -> PreTrainedModel:

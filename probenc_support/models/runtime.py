@@ -164,7 +164,7 @@ def check_tied(folder: Path) -> None:
         InputError: both embeddings are there and differ, so one of them would be dropped.
     """
     names = weights.head_names(folder)
-    if not names.tied:
+    if not names.tied or names.may_differ:
         return
     there = weights.places(folder)
     head = next((name for name in names.head if name in there and name not in names.inputs), "")

@@ -1,9 +1,9 @@
-"""Trains small GPT-NeoX models from scratch, with checkpoints at the steps that Pythia kept.
+"""Trains small models from scratch, with checkpoints at the steps that Pythia kept.
 
-Architecture, initialisation, optimiser, schedule shape and the names of the checkpoints follow
-Pythia (Biderman et al. 2023, arXiv 2304.01373): parallel blocks, rotary positions, an untied head,
-AdamW, warm-up and cosine decay, checkpoints at steps 0, 1, 2, 4, ... 512 and evenly from there on.
-Nano keeps every second step up to 64 as well, since what is learnt first is decided there.
+Optimiser, schedule shape and the names of the checkpoints follow Pythia (Biderman et al. 2023,
+arXiv 2304.01373), and so does the architecture unless the recipe names another: AdamW, warm-up and
+cosine decay, checkpoints at steps 0, 1, 2, 4, ... 512 and evenly from there on. Nano keeps every
+second step up to 64 as well, since what is learnt first is decided there.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from probenc_support import cache
 from probenc_support.errors import InputError
-from probenc_support.models import runtime
+from probenc_support.models import architectures, objectives, runtime
 from probenc_support.models.recipes import RECIPES, VERSION, Recipe
 from probenc_support.models.training_text import (
     CHARACTERS_PER_TOKEN,
@@ -44,33 +44,29 @@ _HEAD_LOGITS = {"cpu": 2**22, "cuda": 2**28}
 step. On a CPU, so few stay in its cache."""
 
 
-def new_model(recipe: Recipe, seed: int) -> GPTNeoXForCausalLM:
-    """A GPT-NeoX model with random weights: normal, standard deviation 0.02, in float32."""
-    config = GPTNeoXConfig(
-        vocab_size=recipe.vocabulary,
-        hidden_size=recipe.d,
-        num_hidden_layers=recipe.layers,
-        num_attention_heads=recipe.heads,
-        intermediate_size=4 * recipe.d,
-        max_position_embeddings=recipe.sequence_length,
-        hidden_dropout=recipe.dropout,
-        attention_dropout=recipe.dropout,
-        bos_token_id=0,
-        eos_token_id=0,
-    )
+def new_model(recipe: Recipe, seed: int) -> PreTrainedModel:
+    """A model with random weights as its architecture draws them, in float32.
+
+    Raises:
+        InputError: see `architectures.new`.
+    """
     with _seeded(seed):
-        return GPTNeoXForCausalLM(config)
+        return architectures.new(recipe)
 
 
 @contextlib.contextmanager
 def _seeded(*seed: int) -> Iterator[None]:
     """Random numbers that depend on `seed` only; the generators are left as they were."""
     with torch.random.fork_rng():
-        torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]))
+        torch.manual_seed(_number(*seed))
         yield
 
 
-def _optimiser(model: GPTNeoXForCausalLM, recipe: Recipe) -> torch.optim.AdamW:
+def _number(*seed: int) -> int:
+    return int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0])
+
+
+def _optimiser(model: PreTrainedModel, recipe: Recipe) -> torch.optim.AdamW:
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim == 1]
     groups = [
@@ -89,16 +85,24 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     return recipe.learning_rate * (0.55 + 0.45 * math.cos(math.pi * progress))
 
 
-def _backward(model: GPTNeoXForCausalLM, ids: Tensor) -> float:
-    """Adds the gradients of the mean next-token loss of `ids` [B, T]; returns the loss in nats.
+def _backward(
+    model: PreTrainedModel,
+    ids: Tensor,
+    objective: objectives.Objective = objectives.causal,
+    seed: tuple[int, ...] = (0,),
+) -> float:
+    """Adds the gradients of the mean loss of `ids` [B, T]; returns the loss in nats.
 
     The head goes through the positions in pieces, so that the logits of all are never held.
+
+    Args:
+        seed: of what the objective draws.
     """
     device, half = ids.device.type, ids.device.type == "cuda"
+    # On the CPU, so that every device draws the same.
+    generator = torch.Generator().manual_seed(_number(*seed))
     with torch.autocast(device, dtype=torch.bfloat16, enabled=half):
-        hidden = model.base_model(ids, use_cache=False).last_hidden_state[:, :-1]
-    hidden = hidden.reshape(-1, hidden.shape[-1])
-    targets = ids[:, 1:].reshape(-1)
+        hidden, targets = objective(model, ids, generator)
     leaf = hidden.detach().requires_grad_()
     rows = max(1, _HEAD_LOGITS.get(device, 2**22) // model.config.vocab_size)
     total = torch.zeros((), device=ids.device)
@@ -121,11 +125,17 @@ class _Run:
     text: Text
     folder: Path
     device: torch.device
-    model: GPTNeoXForCausalLM
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
     optimiser: torch.optim.AdamW
     step: int = 0
     losses: list[float] = field(default_factory=list)
     seconds: float = 0.0
+
+    @property
+    def objective(self) -> objectives.Objective:
+        """What it learns to predict."""
+        return objectives.of(self.recipe, self.tokenizer)
 
     def advance(self) -> None:
         """One optimiser step."""
@@ -135,7 +145,7 @@ class _Run:
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.recipe, self.step)
         with _seeded(self.seed, self.step):
-            loss = _backward(self.model, ids)
+            loss = _backward(self.model, ids, self.objective, (self.seed, self.step, 1))
         if not math.isfinite(loss):
             raise InputError(
                 f"The loss of {self.recipe.name} is {loss} at step {self.step}: train with a "
@@ -153,7 +163,7 @@ class _Run:
         with cache.atomic_path(self.folder / f"step{self.step}") as folder:
             with runtime.quiet():
                 self.model.save_pretrained(folder)
-            self.text.tokenizer.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
         state = {
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
@@ -174,7 +184,7 @@ class _Run:
         state = torch.load(path, map_location=self.device, weights_only=True)
         folder = self.folder / f"step{state['step']}"
         with runtime.quiet():
-            loaded: Any = GPTNeoXForCausalLM.from_pretrained(
+            loaded: Any = type(self.model).from_pretrained(
                 folder, dtype=torch.float32, output_loading_info=True
             )
         kept, report = loaded
@@ -191,7 +201,7 @@ class _Run:
         self._save("token_counts_by_checkpoint", np.stack(seen))
         self._save("sources", np.array(sorted(self.text.sources), dtype=np.uint64))
         record = {
-            "recipe": asdict(self.recipe),
+            "recipe": self.recipe.settings,
             "seed": self.seed,
             "corpus": self.text.corpus,
             "text_hash": self.text.hash,
@@ -266,7 +276,8 @@ def train(
     model = new_model(recipe, seed)
     model.to(device=where)  # type: ignore[call-arg]
     model.train()
-    run = _Run(recipe, seed, text, folder, where, model, _optimiser(model, recipe))
+    tokenizer = objectives.tokenizer_of(recipe, text.tokenizer)
+    run = _Run(recipe, seed, text, folder, where, model, tokenizer, _optimiser(model, recipe))
     with cache.locked(f"training-{hashlib.sha256(str(folder).encode()).hexdigest()[:16]}"):
         if not (folder / "training.json").is_file():
             _to_the_end(run, progress)
@@ -294,7 +305,7 @@ def _to_the_end(run: _Run, progress: bool) -> None:
 
 def _check_same(folder: Path, recipe: Recipe, text: Text, seed: int) -> None:
     """Refuses a folder of another run, since resuming there would mix two models."""
-    mine = {"recipe": asdict(recipe), "text": text.hash, "seed": seed, "version": VERSION}
+    mine = {"recipe": recipe.settings, "text": text.hash, "seed": seed, "version": VERSION}
     path = folder / "recipe.json"
     if not path.is_file():
         there = folder.iterdir() if folder.is_dir() else ()
@@ -327,7 +338,7 @@ def trained(name: str, *, seed: int = 0, corpus: str = "docstrings", device: str
     recipe = named(name)
     documents = documents_of(corpus, recipe.tokens * CHARACTERS_PER_TOKEN)
     digest = hash_of(documents, held_out(corpus, documents))
-    settings = json.dumps(asdict(recipe), sort_keys=True) + digest + f"v{VERSION}"
+    settings = json.dumps(recipe.settings, sort_keys=True) + digest + f"v{VERSION}"
     key = hashlib.sha256(settings.encode()).hexdigest()[:12]
     folder = cache.cache_dir() / "training" / f"{name}-seed{seed}-{key}"
     if (folder / "training.json").is_file():

@@ -174,6 +174,9 @@ class HeadNames:
     """Names of the input embedding."""
     tied: bool
     """Whether the output embedding is the input embedding."""
+    may_differ: bool = False
+    """Whether files may hold two different embeddings although the configuration ties them: T5's
+    does in every case, and transformers ties what is equal."""
 
     def find(self, names: Collection[str]) -> str | None:
         """The name of E among the `names` of a file or of a whole model; None if it is not there.
@@ -220,6 +223,7 @@ def _head_names(config: str) -> HeadNames:
         bias=tuple(f"{name}.bias" for name in dict.fromkeys((*_bare(own), *_HEADS))),
         inputs=_names_of(model, inputs),
         tied=head.weight is inputs.weight,
+        may_differ="t5" in kind.model_type,
     )
 
 

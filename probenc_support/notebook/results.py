@@ -39,6 +39,8 @@ class Results:
         blocks: TokenBlocks | None = None,
     ) -> None:
         self.parameters, self.lm, self.blocks = parameters, lm, blocks
+        if lm and lm.kind.name != "causal":
+            _say(lm.kind.in_words)
         if lm and lm.probe and lm.probe.warning:
             _warn("first token", lm.probe.warning)
         if blocks and not draws_documents(blocks, parameters.positions):
@@ -117,9 +119,13 @@ class Results:
 
 
 def _warn(of: str, words: str) -> None:
+    _say(f"**Mind the {of}.** {words}")
+
+
+def _say(words: str) -> None:
     from IPython.display import Markdown, display
 
-    display(Markdown(f"**Mind the {of}.** {words}"))  # type: ignore[no-untyped-call]
+    display(Markdown(words))  # type: ignore[no-untyped-call]
 
 
 def _few_documents(blocks: TokenBlocks) -> str:

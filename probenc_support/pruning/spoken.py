@@ -88,7 +88,7 @@ def speak(
     check_editable(lm)
     generators = {seed: torch.Generator(lm.device).manual_seed(seed) for seed in seeds.values()}
     written: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in heads}
-    for batch in prompts.split(batch_size):
+    for batch in prompts.split(min(batch_size, lm.kind.at_once)):
         begun = _begin(lm, batch)
         voices = [_Voice(lm, heads[name], copy.deepcopy(begun), seeds[name]) for name in heads]
         for _ in range(n_tokens):
@@ -137,7 +137,12 @@ def _begin(lm: LanguageModel, prompts: Tensor) -> _Kept | _Anew:
         return _Anew(prompts, prompts[:, :0], next_state(lm, prompts))
     body: Any = lm.model.base_model
     out = body(input_ids=lm.kind.framed(prompts.to(lm.device)), use_cache=True)
-    return _Kept(out.past_key_values, out.last_hidden_state[:, -1])
+    h = out.last_hidden_state[:, -1]
+    read = next_state(lm, prompts[:1])
+    if not torch.allclose(h[:1].to(read), read, rtol=1e-3, atol=1e-3 * float(read.abs().max())):
+        # Something lies between the body and the head, which the body alone does not give.
+        return _Anew(prompts, prompts[:, :0], next_state(lm, prompts))
+    return _Kept(out.past_key_values, h)
 
 
 class _Voice:

@@ -15,15 +15,19 @@ from probenc_support.regression.bootstrap import (
     draws_with_replacement,
     log_mean_exp,
 )
+from probenc_support.regression.few_tokens import FewTokens
 from probenc_support.regression.fits import Interval, LinearFit
 from probenc_support.regression.halves import Halves
+from probenc_support.regression.head_bias import BesideBias
 from probenc_support.regression.held_out import folds, out_of_fold, r2_heldout, r2_shuffled
 from probenc_support.regression.linear_fit import Design, adjusted, fit, r2_of
 from probenc_support.regression.of_model import fit_tokens
 from probenc_support.regression.transfer import Transfer
 
 __all__ = [
+    "BesideBias",
     "Design",
+    "FewTokens",
     "Halves",
     "Interval",
     "LinearFit",

@@ -189,6 +189,23 @@ class Design:
         intercepts = mean - self.mean @ slopes
         return ManyFits(as_array(slopes), as_array(intercepts), r2, adjusted(r2, self.n, self.d))
 
+    def left_one_out(self, y: Matrix) -> Array:
+        """[n_rows] prediction of each token by the fit to all others (Allen 1974), without n fits.
+
+        The residual of a token that is left out is its residual over one minus its leverage.
+
+        Raises:
+            InputError: as `fit`.
+        """
+        Y = self._targets(y)
+        residuals = self._residuals(Y, self._solve(Y)[0])[:, 0]
+        inverse = self.inverse()
+        predicted = Y[:, 0].clone()
+        for part, rows in _centred_rows(self.E, self.mean):
+            leverage = 1.0 / self.n + ((rows @ inverse) * rows).sum(1)
+            predicted[part] -= residuals[part] / (1.0 - leverage)
+        return as_array(predicted)
+
     def cross_products(self, Y: Matrix) -> tuple[Array, Array]:
         """(E - mean)'(Y - mean) [d, m] and total sums of squares [m], for Y [n_rows, m].
 

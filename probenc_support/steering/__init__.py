@@ -18,10 +18,11 @@ from probenc_support.steering.directions import (
 )
 from probenc_support.steering.editing import Steered, default_direction, edited_rows, steer
 from probenc_support.steering.exact_bias import hidden_bias
+from probenc_support.steering.joint import joint_kl, joint_log_p, solve_jointly
 from probenc_support.steering.omegas import Omega
 from probenc_support.steering.robust_direction import calibrations, robust
 from probenc_support.steering.scores import Edit
-from probenc_support.steering.solving import joint_log_p, solve_jointly, solve_steps
+from probenc_support.steering.solving import solve_steps
 from probenc_support.steering.sweep import Sweep
 from probenc_support.steering.token_samples import spread_over_ranks, two_samples
 
@@ -39,6 +40,7 @@ __all__ = [
     "effects",
     "hidden_bias",
     "is_reachable",
+    "joint_kl",
     "joint_log_p",
     "log_mean",
     "mean_hidden",

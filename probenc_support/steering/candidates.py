@@ -62,6 +62,12 @@ def controls(design: Design, y: Tensor, slopes: Tensor, moments: Moments, seed: 
     }
 
 
+def row_length(head: Head) -> float:
+    """Mean length of a row of E that a token owns, rows centred."""
+    rows = head.rows.cpu().double()
+    return float((rows - rows.mean(dim=0)).norm(dim=1).mean())
+
+
 def relative_lengths(
     candidates: Mapping[str, Tensor | None], head: Head, *, scale: float = 20.0
 ) -> dict[str, float]:
@@ -69,8 +75,7 @@ def relative_lengths(
 
     An edit that moves no row has no length, and is left out.
     """
-    rows = head.rows.cpu().double()
-    length = float((rows - rows.mean(dim=0)).norm(dim=1).mean())
+    length = row_length(head)
     return {
         name: abs(math.log(scale)) * float(vector.norm()) / length
         for name, vector in candidates.items()

@@ -15,12 +15,12 @@ from probenc_support import cache, corpora, inference, models
 from probenc_support.errors import InputError
 from probenc_support.head import Head
 from probenc_support.inference import Detection
-from probenc_support.models import LanguageModel, runtime
+from probenc_support.models import LanguageModel
 from probenc_support.moments import Moments
 from probenc_support.precision import wide, wide_device
 from probenc_support.steering.closed_form import log_mean
 from probenc_support.steering.directions import choose_ridge, min_variance, moments_of_runs
-from probenc_support.steering.solving import joint_log_p, solve_jointly
+from probenc_support.steering.joint import check_feasible, joint_log_p, solve_jointly
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,9 +49,8 @@ class Steered:
         path = Path(path).expanduser()
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise InputError(f"{path} exists already; name a new folder for the steered model.")
-        with cache.atomic_path(path) as temporary, runtime.quiet():
-            self.lm.model.save_pretrained(temporary)
-            self.lm.tokenizer.save_pretrained(temporary)
+        with cache.atomic_path(path) as temporary:
+            models.save(self.lm, temporary)
         return path
 
 
@@ -74,7 +73,8 @@ def steer(
         scales: token (a text that is one token, or an id) to factor, for instance
             `{" Paris": 5.0, " London": 0.2}`.
         detection: the corpus on which the factors hold; by default the built-in docstrings.
-        direction: [d] along which rows move; by default the minimum-variance direction.
+        direction: [d] along which rows move, or [K, d] one for each token; by default the
+            minimum-variance direction.
         exact: solve for the steps, all tokens together; else the linear rule, step = log r.
 
     Raises:
@@ -86,11 +86,13 @@ def steer(
         detection = default_detection(lm)
     vector = default_direction(detection) if direction is None else direction.double()
     log_p = lm.head.log_p(detection.h, tokens, detection.z)
-    _check_reachable(lm, tokens, factors, log_mean(log_p))
-    g = detection.h.double() @ vector
-    steps = solve_jointly(log_p, g, factors.log()) if exact else factors.log()
-    after = log_mean(joint_log_p(log_p, g[:, None] * steps)).exp()
-    with edited_rows(lm, tokens, torch.outer(steps, vector)) as edited:
+    names = [lm.token_text(int(token)) for token in tokens]
+    check_feasible(log_mean(log_p), factors.log(), names)
+    vectors = vector.expand(len(tokens), -1)
+    g = detection.h.double() @ vectors.T
+    steps = solve_jointly(log_p, g, factors.log(), names=names) if exact else factors.log()
+    after = log_mean(joint_log_p(log_p, g * steps)).exp()
+    with edited_rows(lm, tokens, steps[:, None] * vectors) as edited:
         yield Steered(edited, tokens, factors, steps, log_mean(log_p).exp(), after)
 
 
@@ -129,21 +131,6 @@ def _token(lm: LanguageModel, name: str | int) -> int:
             "tokenizer knows."
         )
     return name
-
-
-def _check_reachable(lm: LanguageModel, tokens: Tensor, factors: Tensor, log_a: Tensor) -> None:
-    wanted = factors * log_a.exp()
-    for token, factor, a, goal in zip(tokens, factors, log_a.exp(), wanted, strict=True):
-        if goal >= 1:
-            raise InputError(
-                f"{lm.token_text(int(token))!r} has mean probability {float(a):.3g}, so "
-                f"{float(factor):g} times that is no probability; ask for less than {1 / a:.3g}."
-            )
-    if float(wanted.sum()) >= 1:
-        raise InputError(
-            f"Together these tokens would need a mean probability of {float(wanted.sum()):.3g}, "
-            "which is above 1; ask for smaller scales or fewer tokens."
-        )
 
 
 @contextmanager
@@ -196,8 +183,11 @@ def add_to_rows(lm: LanguageModel, weight: Tensor, tokens: Tensor, change: Tenso
 
 
 def _tying_configs(model: Any) -> list[Any]:
-    """The configuration and, of models with several parts, that of the text model."""
+    """The configuration and, of models with several parts, that of the text model; none of T5's
+    kin, which read from it whether they scale what the head reads, and load untied all the same."""
     text = model.config.get_text_config()
+    if "t5" in text.model_type:
+        return []
     return [model.config] if text is model.config else [model.config, text]
 
 

@@ -44,32 +44,37 @@ def change_of_log_a(
     return change
 
 
-def nearest(E: Tensor, rows: Tensor, among: Tensor, n: int = 5) -> Tensor:
-    """[m, n] ids out of `among` [k] whose centred rows of E [V, d] have the largest cosine.
+def neighbours_kept(lm: LanguageModel, tokens: Tensor, changes: Tensor, *, n: int = 5) -> Tensor:
+    """Shares of the n nearest neighbours of rows that are still among the n nearest afterwards.
 
     Args:
-        rows: [m, d] what they are compared with, centred alike.
+        tokens: [m] whose rows are moved, each by itself.
+        changes: [M, d] what is added to a row.
+
+    Returns:
+        [M, m] float64, 0 to 1. Rows of tokens are compared by cosine, centred.
     """
-    known = E[among]
-    centre = known.mean(dim=0)
-    known = torch.nn.functional.normalize(known - centre, dim=1)
-    cosine = (rows.to(known) - centre) @ known.T
-    return among[cosine.topk(n, dim=1).indices]
+    rows = lm.head.rows.cpu()
+    centre = rows.mean(dim=0)
+    known = torch.nn.functional.normalize(rows - centre, dim=1)
+    own = torch.searchsorted(lm.tokens.cpu(), tokens.contiguous())
+    now = (rows[own] - centre) @ known.T  # a row's own length changes no order
+    before = _nearest_places(now, n)
+    kept = torch.empty(len(changes), len(tokens), dtype=torch.float64)
+    for i, change in enumerate(changes):
+        after = _nearest_places(now + known @ change.to(known), n)
+        # The token itself is the nearest before the edit, and may be anywhere after it.
+        shares = [
+            len((old & new) - {k}) / n
+            for old, new, k in zip(before, after, own.tolist(), strict=True)
+        ]
+        kept[i] = torch.tensor(shares, dtype=torch.float64)
+    return kept
 
 
-def neighbours_kept(
-    lm: LanguageModel, tokens: Tensor, change: Tensor, *, n: int = 5
-) -> list[float]:
-    """For each of `tokens` [m], the share of the n nearest neighbours of its row that are still
-    among the n nearest once `change` [d] is added to the row."""
-    E, rows = lm.E.cpu(), lm.E[tokens].cpu().double()
-    before = nearest(E, rows, lm.tokens, n + 1).tolist()
-    after = nearest(E, rows + change, lm.tokens, n + 1).tolist()
-    # The token itself is the nearest before the edit, and may be anywhere after it.
-    return [
-        len(({*old} & {*new}) - {own}) / n
-        for old, new, own in zip(before, after, tokens.tolist(), strict=True)
-    ]
+def _nearest_places(cosine: Tensor, n: int) -> list[set[int]]:
+    """Places of the n + 1 largest entries of each row."""
+    return [set(places) for places in cosine.topk(n + 1, dim=1).indices.tolist()]
 
 
 def most_moved(

@@ -1,10 +1,9 @@
-"""Steps that reach a wanted scale exactly: for one token, and for several at once."""
+"""Steps that reach a wanted scale of one token exactly; `joint` has those of several at once."""
 
 import torch
 from torch import Tensor
 
-from probenc_support.errors import InputError
-from probenc_support.steering.closed_form import FAR, columns_of, log_mean, one_thread
+from probenc_support.steering.closed_form import FAR, columns_of, one_thread
 
 _TOLERANCE = 1e-10
 """Nats of log scale up to which a wanted scale counts as reached."""
@@ -59,57 +58,3 @@ def _miss(p: Tensor, q: Tensor, g: Tensor, step: Tensor, goal: Tensor) -> tuple[
     new = raised / (q + raised)
     slope = (g @ (new - new * new)) / new.sum(dim=0)
     return new.mean(dim=0).log() - goal, slope
-
-
-def joint_log_p(log_p: Tensor, u: Tensor) -> Tensor:
-    """[N, K] new log-probabilities when all K tokens are edited at once.
-
-    Args:
-        log_p: [N, K] of distinct tokens; u: [N, K], how far each logit moves.
-    """
-    rest = torch.log1p(-log_p.exp().sum(dim=1).clamp(max=1.0))
-    log_z = torch.logsumexp(torch.cat([log_p + u, rest[:, None]], dim=1), dim=1)
-    return log_p + u - log_z[:, None]
-
-
-def solve_jointly(log_p: Tensor, g: Tensor, log_scales: Tensor) -> Tensor:
-    """Steps [K] that give K tokens their scales at once, each edit aware of the others.
-
-    Damped Newton on the K equations log mean p'_k = log (r_k a_k).
-
-    Raises:
-        InputError: no such steps along this direction.
-    """
-    goal = log_mean(log_p) + log_scales
-    step = log_scales.double().clone()
-    miss, slopes = _joint_miss(log_p, g, step, goal)
-    for _ in range(_MOST_STEPS):
-        if float(miss.abs().max()) < _TOLERANCE:
-            return step
-        full = torch.linalg.lstsq(slopes, miss[:, None]).solution[:, 0].clamp(-2.0, 2.0)
-        step, miss, slopes = _damped(log_p, g, step, full, miss, goal)
-    raise InputError(
-        "These scales cannot be reached together along this direction: ask for scales nearer to 1, "
-        "for fewer tokens, or use the minimum-variance direction."
-    )
-
-
-def _damped(
-    log_p: Tensor, g: Tensor, step: Tensor, full: Tensor, miss: Tensor, goal: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The longest of the steps 1, 1/2, 1/4, ... that comes nearer to the goal."""
-    for halvings in range(12):
-        tried = step - full / 2**halvings
-        left, slopes = _joint_miss(log_p, g, tried, goal)
-        if float(left.norm()) < float(miss.norm()):
-            break
-    return tried, left, slopes
-
-
-def _joint_miss(log_p: Tensor, g: Tensor, step: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
-    """[K] log mean p' less its goal, and its Jacobian [K, K] with respect to the steps."""
-    new = joint_log_p(log_p, g[:, None] * step)
-    p = new.exp()
-    weighted = g[:, None] * p
-    crossed = torch.diag(weighted.sum(dim=0)) - p.T @ weighted
-    return log_mean(new) - goal, crossed / p.sum(dim=0)[:, None]

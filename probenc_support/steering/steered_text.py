@@ -15,7 +15,7 @@ from probenc_support.generation import Samples
 from probenc_support.inference import Detection
 from probenc_support.models import LanguageModel
 from probenc_support.regression import Interval
-from probenc_support.steering import editing, solving
+from probenc_support.steering import editing, joint
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ def scale_there(
     h, z = at
     log_p = lm.head.log_p(h, tokens, z)
     u = (h.double() @ direction)[:, None] * steps
-    return float(solving.joint_log_p(log_p, u).exp().sum() / log_p.exp().sum())
+    return float(joint.joint_log_p(log_p, u).exp().sum() / log_p.exp().sum())
 
 
 def frequency_ratio(

@@ -8,6 +8,7 @@ from probenc_support.models.kinds.base import Kind, head_inputs
 from probenc_support.models.kinds.causal import Causal
 from probenc_support.models.kinds.encoder_decoder import EncoderDecoder
 from probenc_support.models.kinds.masked import Masked
+from probenc_support.models.kinds.speech import Speech
 from probenc_support.models.kinds.telling import kind_of
 
-__all__ = ["Causal", "EncoderDecoder", "Kind", "Masked", "head_inputs", "kind_of"]
+__all__ = ["Causal", "EncoderDecoder", "Kind", "Masked", "Speech", "head_inputs", "kind_of"]

@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from probenc_support.errors import InputError
+from probenc_support.models.vocabulary import Vocabulary
 
 
 class Kind(ABC):
@@ -19,6 +20,10 @@ class Kind(ABC):
 
     name: ClassVar[str]
     """`causal`, `masked`, `encoder-decoder` or `speech`."""
+    in_words: ClassVar[str]
+    """What it reads and what it predicts, in a sentence or two for the page of a run."""
+    at_once: ClassVar[int] = 1024
+    """Most texts that are read together where tokens are drawn one after another."""
     first_token: int | None = None
     """Id of the one token that is read before every text; None: there is none, or several."""
 
@@ -34,6 +39,10 @@ class Kind(ABC):
     @abstractmethod
     def targets(self, ids: Tensor) -> Tensor:
         """[B, P] int64 the token of the text that each position predicts; -1: there is none."""
+
+    def text_rows(self, vocabulary: Vocabulary) -> Tensor:
+        """[n] int64, ascending: the rows of the head that stand for text, or for its end."""
+        return vocabulary.rows
 
     def preceding(self, ids: Tensor) -> Tensor:
         """[B, P] int64 the token of the text directly before each target; -1: there is none."""

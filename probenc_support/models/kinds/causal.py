@@ -1,19 +1,19 @@
 """Causal models: each position predicts the next token."""
 
-from collections.abc import Callable
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from probenc_support.models.kinds.base import Kind, framed, reads_at
+from probenc_support.models.kinds.base import Kind, framed, head_inputs, reads_at
 
 
 class Causal(Kind):
     """Reads a block from left to right, after a first token if it has one."""
 
     name: ClassVar[str] = "causal"
+    in_words: ClassVar[str] = "The model is causal: each position predicts the next token."
 
     def __init__(self, first_token: int | None = None) -> None:
         """
@@ -40,9 +40,8 @@ class Causal(Kind):
         return ids if self.first_token is None else framed((self.first_token,), ids)
 
     def states(self, model: PreTrainedModel, ids: Tensor) -> Tensor:
-        body = cast(Callable[..., Any], model.base_model)
         read = self.framed(ids).to(reads_at(model))
-        hidden = torch.as_tensor(body(input_ids=read, use_cache=False).last_hidden_state)
+        hidden = head_inputs(model, input_ids=read, use_cache=False)
         return hidden[:, read.shape[1] - ids.shape[1] :]
 
     def logits(self, model: PreTrainedModel, ids: Tensor) -> Tensor:

@@ -13,6 +13,11 @@ class EncoderDecoder(Kind):
     """Reads the first half of a block with the encoder and predicts the second, teacher-forced."""
 
     name: ClassVar[str] = "encoder-decoder"
+    in_words: ClassVar[str] = (
+        "The model has an encoder, which reads the first half of every block, and a decoder, which "
+        "predicts the second half token by token; only its positions count. To write, the encoder "
+        "reads the prompt and the decoder goes on."
+    )
 
     def __init__(
         self,

@@ -22,6 +22,12 @@ class Masked(Kind):
     """Reads a block once a round, with the tokens of the round's positions masked."""
 
     name: ClassVar[str] = "masked"
+    in_words: ClassVar[str] = (
+        "The model is masked: it predicts a hidden token from both sides. Every block is read "
+        f"{N_ROUNDS} times, each time with one in {N_ROUNDS} of its tokens masked, so that each "
+        "position is predicted once, unseen; where the page speaks of the next token, it is the "
+        "masked one. To write, the model is asked for a mask at the end of the text so far."
+    )
 
     def __init__(
         self, mask: int, before: tuple[int, ...] = (), after: tuple[int, ...] = ()

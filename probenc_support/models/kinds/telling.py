@@ -10,7 +10,9 @@ from probenc_support.models.kinds.base import Kind
 from probenc_support.models.kinds.causal import Causal
 from probenc_support.models.kinds.encoder_decoder import EncoderDecoder
 from probenc_support.models.kinds.frames import first_token_id, put_around
+from probenc_support.models.kinds.heard import longest_text
 from probenc_support.models.kinds.masked import Masked
+from probenc_support.models.kinds.speech import Speech, start_of
 from probenc_support.models.vocabulary import Vocabulary
 
 _UNLIMITED = 2**31
@@ -34,6 +36,9 @@ def kind_of(
     Raises:
         InputError: it lacks what its kind needs, or `first_token` is named for another kind.
     """
+    if model.main_input_name == "input_features":
+        _only_auto(first_token, name, "a speech model")
+        return _speech(model, vocabulary, name)
     if getattr(model.config, "is_encoder_decoder", False):
         _only_auto(first_token, name, "an encoder-decoder model")
         return _encoder_decoder(model, vocabulary, name)
@@ -106,6 +111,26 @@ def _encoder_decoder(model: PreTrainedModel, vocabulary: Vocabulary, name: str) 
     if restores:
         return kind, longest - max(len(start), len(before) + len(after))
     return kind, 2 * (longest - max(len(start), len(before) + len(after)))
+
+
+def _speech(model: PreTrainedModel, vocabulary: Vocabulary, name: str) -> tuple[Kind, int]:
+    if model.config.model_type != "whisper":
+        raise InputError(
+            f"{name} is a speech model of the type {model.config.model_type}, of which Whisper "
+            "alone is known here; name a Whisper."
+        )
+    multilingual = getattr(model.generation_config, "is_multilingual", None)
+    if multilingual is None:
+        multilingual = "<|en|>" in vocabulary.pieces.values()
+    try:
+        start = start_of(vocabulary, bool(multilingual))
+    except KeyError as error:
+        raise InputError(
+            f"The tokenizer of {name} has no token {error.args[0]}, so it is none of Whisper; "
+            "fetch its own."
+        ) from error
+    written = int(model.config.max_target_positions) - len(start)
+    return Speech(vocabulary, start), min(written, longest_text(model))
 
 
 def _first_of(settings: list[Any], name: str) -> Any:

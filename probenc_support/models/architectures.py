@@ -1,0 +1,155 @@
+"""New models with random weights, one function an architecture.
+
+Sizes come from the recipe. The rest is the architecture's own: positions, norms, activations,
+biases, the initialisation that transformers gives it, and whether it has a layer before the head.
+"""
+
+from collections.abc import Callable
+
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    RoFormerConfig,
+    RoFormerForCausalLM,
+    RoFormerForMaskedLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+from probenc_support.errors import InputError
+from probenc_support.models.recipes import CAUSAL, ENCODER_DECODER, MASKED, Recipe
+
+_START = 0
+"""Id of the end of text, which never occurs in a text. T5's decoder starts with it."""
+
+
+def new(recipe: Recipe) -> PreTrainedModel:
+    """A model of a recipe in float32, its weights drawn from torch's own generator.
+
+    Raises:
+        InputError: no such architecture, or it cannot be trained for the recipe's objective.
+    """
+    if recipe.architecture not in _ARCHITECTURES:
+        raise InputError(
+            f"The architecture of {recipe.name} is {recipe.architecture!r}; name one of "
+            f"{', '.join(_ARCHITECTURES)}."
+        )
+    make, objectives = _ARCHITECTURES[recipe.architecture]
+    if recipe.objective not in objectives:
+        raise InputError(
+            f"The objective of {recipe.name} is {recipe.objective!r}, and {recipe.architecture} "
+            f"can be trained for {' or '.join(objectives)}."
+        )
+    return make(recipe)
+
+
+def _gpt_neox(recipe: Recipe) -> PreTrainedModel:
+    """Pythia's: parallel blocks, rotary positions, LayerNorm."""
+    config = GPTNeoXConfig(
+        vocab_size=recipe.rows,
+        hidden_size=recipe.d,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        intermediate_size=4 * recipe.d,
+        max_position_embeddings=recipe.sequence_length,
+        hidden_dropout=recipe.dropout,
+        attention_dropout=recipe.dropout,
+        bos_token_id=_START,
+        eos_token_id=_START,
+        tie_word_embeddings=recipe.tied,
+    )
+    return GPTNeoXForCausalLM(config)
+
+
+def _gpt2(recipe: Recipe) -> PreTrainedModel:
+    """Learned positions, LayerNorm before each part of a block."""
+    config = GPT2Config(
+        vocab_size=recipe.rows,
+        n_embd=recipe.d,
+        n_layer=recipe.layers,
+        n_head=recipe.heads,
+        n_positions=recipe.sequence_length,
+        resid_pdrop=recipe.dropout,
+        embd_pdrop=recipe.dropout,
+        attn_pdrop=recipe.dropout,
+        bos_token_id=_START,
+        eos_token_id=_START,
+        tie_word_embeddings=recipe.tied,
+    )
+    return GPT2LMHeadModel(config)
+
+
+def _llama(recipe: Recipe) -> PreTrainedModel:
+    """RMSNorm, rotary positions, SwiGLU, no biases.
+
+    SwiGLU has three matrices in place of two, so it is two thirds as wide, for as many weights.
+    """
+    config = LlamaConfig(
+        vocab_size=recipe.rows,
+        hidden_size=recipe.d,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        intermediate_size=8 * -(-recipe.d // 3),
+        max_position_embeddings=recipe.sequence_length,
+        attention_dropout=recipe.dropout,
+        bos_token_id=_START,
+        eos_token_id=_START,
+        tie_word_embeddings=recipe.tied,
+    )
+    return LlamaForCausalLM(config)
+
+
+def _roformer(recipe: Recipe) -> PreTrainedModel:
+    """BERT with rotary positions (Su et al. 2024): LayerNorm after each part of a block, a layer
+    before the head, and a head bias. Trained for the next token, it has a causal mask besides."""
+    causal = recipe.objective == CAUSAL
+    config = RoFormerConfig(
+        vocab_size=recipe.rows,
+        hidden_size=recipe.d,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        intermediate_size=4 * recipe.d,
+        max_position_embeddings=recipe.sequence_length,
+        hidden_dropout_prob=recipe.dropout,
+        attention_probs_dropout_prob=recipe.dropout,
+        type_vocab_size=1,
+        pad_token_id=None,
+        is_decoder=causal,
+        tie_word_embeddings=recipe.tied,
+    )
+    return RoFormerForCausalLM(config) if causal else RoFormerForMaskedLM(config)
+
+
+def _t5(recipe: Recipe) -> PreTrainedModel:
+    """As many layers in the encoder as in the decoder; relative positions, RMSNorm, no biases; the
+    head reads d^-1/2 times the decoder's states. Always tied, as transformers has it since 5.0."""
+    if not recipe.tied:
+        raise InputError(f"{recipe.name} is a T5 model, whose embeddings are tied: say so.")
+    config = T5Config(
+        vocab_size=recipe.rows,
+        d_model=recipe.d,
+        d_kv=recipe.d // recipe.heads,
+        d_ff=4 * recipe.d,
+        num_layers=recipe.layers,
+        num_heads=recipe.heads,
+        dropout_rate=recipe.dropout,
+        pad_token_id=_START,
+        eos_token_id=_START,
+        decoder_start_token_id=_START,  # type: ignore[call-arg]
+    )
+    return T5ForConditionalGeneration(config)
+
+
+_ARCHITECTURES: dict[str, tuple[Callable[[Recipe], PreTrainedModel], tuple[str, ...]]] = {
+    "gpt-neox": (_gpt_neox, (CAUSAL,)),
+    "gpt2": (_gpt2, (CAUSAL,)),
+    "llama": (_llama, (CAUSAL,)),
+    "roformer": (_roformer, (MASKED, CAUSAL)),
+    "t5": (_t5, (ENCODER_DECODER,)),
+}
+"""What makes a model, and the objectives that it serves."""

@@ -1,0 +1,48 @@
+"""Pruned heads of the intact one's shape, for files that can hold no smaller one.
+
+A pruned head computes E kept(h) + b, and kept is an affine map of rank k: so E' = E times its
+linear part and b' = b + E times its shift give the same logits in a head of d columns. What a head
+without a bias cannot hold is the shift. There the maps are fitted through the origin, with second
+moments about zero in place of covariances, so that they have none.
+"""
+
+import torch
+from torch import Tensor
+
+from probenc_support.head import Head
+from probenc_support.moments import Moments
+from probenc_support.pruning.bases import Basis
+
+_ROWS = 8192
+"""Rows of E that are converted to float64 at a time."""
+
+
+def about_origin(moments: Moments) -> Moments:
+    """Moments about zero in place of the mean: what is fitted to them is linear, without a shift.
+
+    For kept(h) = P h of rank k, mean |T (h - P h)|^2 depends on mean h h' alone, in the place where
+    the covariance stands for maps with a shift.
+    """
+    second = moments.cov + torch.outer(moments.mean, moments.mean)
+    return Moments(moments.n, torch.zeros_like(moments.mean), second)
+
+
+@torch.no_grad()
+def whole_head(head: Head, basis: Basis, removed: int) -> tuple[Tensor, Tensor | None]:
+    """E' [V, d] and b' [V] float64 that give the logits of `basis` with `removed` coordinates gone.
+
+    Returns:
+        b' is None where neither the head nor the basis (see `about_origin`) needs one.
+    """
+    encode, decode = basis.encode[removed:], basis.decode[:, removed:]
+    linear = decode @ encode
+    if basis.axes is not None:
+        gone = basis.axes[:removed]
+        linear[:, gone] = 0.0  # what is left reads the kept dimensions alone, up to rounding
+    shift = basis.mean - linear @ basis.mean
+    E = torch.cat([rows.cpu().double() @ linear for rows in head.E.split(_ROWS)])
+    b = None if head.b is None else head.b.cpu().double()
+    if bool(shift.any()):
+        more = torch.cat([rows.cpu().double() @ shift for rows in head.E.split(_ROWS)])
+        b = more if b is None else b + more
+    return E, b
