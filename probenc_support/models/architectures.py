@@ -7,9 +7,6 @@ biases, the initialisation that transformers gives it, and whether it has a laye
 from collections.abc import Callable
 
 from transformers import (
-    BertConfig,
-    BertForMaskedLM,
-    BertLMHeadModel,
     GPT2Config,
     GPT2LMHeadModel,
     GPTNeoXConfig,
@@ -17,6 +14,9 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
+    RoFormerConfig,
+    RoFormerForCausalLM,
+    RoFormerForMaskedLM,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -104,11 +104,11 @@ def _llama(recipe: Recipe) -> PreTrainedModel:
     return LlamaForCausalLM(config)
 
 
-def _bert(recipe: Recipe) -> PreTrainedModel:
-    """Learned positions, LayerNorm after each part of a block, a layer before the head, and a head
-    bias. Trained for the next token, it is the same network with a causal mask."""
+def _roformer(recipe: Recipe) -> PreTrainedModel:
+    """BERT with rotary positions (Su et al. 2024): LayerNorm after each part of a block, a layer
+    before the head, and a head bias. Trained for the next token, it has a causal mask besides."""
     causal = recipe.objective == CAUSAL
-    config = BertConfig(
+    config = RoFormerConfig(
         vocab_size=recipe.rows,
         hidden_size=recipe.d,
         num_hidden_layers=recipe.layers,
@@ -122,7 +122,7 @@ def _bert(recipe: Recipe) -> PreTrainedModel:
         is_decoder=causal,
         tie_word_embeddings=recipe.tied,
     )
-    return BertLMHeadModel(config) if causal else BertForMaskedLM(config)
+    return RoFormerForCausalLM(config) if causal else RoFormerForMaskedLM(config)
 
 
 def _t5(recipe: Recipe) -> PreTrainedModel:
@@ -149,7 +149,7 @@ _ARCHITECTURES: dict[str, tuple[Callable[[Recipe], PreTrainedModel], tuple[str, 
     "gpt-neox": (_gpt_neox, (CAUSAL,)),
     "gpt2": (_gpt2, (CAUSAL,)),
     "llama": (_llama, (CAUSAL,)),
-    "bert": (_bert, (MASKED, CAUSAL)),
+    "roformer": (_roformer, (MASKED, CAUSAL)),
     "t5": (_t5, (ENCODER_DECODER,)),
 }
 """What makes a model, and the objectives that it serves."""

@@ -46,8 +46,8 @@ def masked(
 ) -> tuple[Tensor, Tensor]:
     """Every token, from the others of its block but for those of its round, which are masked, too.
 
-    BERT reads a block once and predicts 15 % of it. Here it is read seven times, so that a step is
-    about as many predictions as a causal model's, and about other tokens each time. BERT leaves a
+    BERT reads a block once and predicts 15 % of it. Here it is read seven times, so that all of it
+    is predicted, as a causal model predicts all of it. BERT leaves a
     tenth of what it predicts as it is and replaces a tenth by random tokens, for the sake of tasks
     whose text has no masks; here every prediction that is looked at is one of a masked token.
 
