@@ -134,7 +134,8 @@ def worst_errors(
             row = {"rule": name, "domain": domain, "worst": worst[name]}
             row |= _ends("", drawn[name]) | {"mean": float(error.mean())}
             if name == "together":
-                row["ratio"] = worst[name] / worst["separate"]
+                alone = worst["separate"]
+                row["ratio"] = worst[name] / alone if alone else math.nan
                 row |= _ends("ratio_", drawn[name] / drawn["separate"])
             rows.append(row)
     return pd.DataFrame(rows, columns=_COLUMNS)
@@ -218,14 +219,18 @@ def _mean_probabilities(lm: LanguageModel, ids: Tensor, tokens: Tensor) -> Tenso
 def metrics(
     made: Mapping[str, Solved], errors: pd.DataFrame, growth: pd.DataFrame
 ) -> dict[str, float]:
-    """Flat metrics, for instance `joint_worst_together_id` with its ends, from both tables, and
-    `joint_solved_together`, whether there were such steps."""
+    """Flat metrics, for instance `joint_worst_together_id` with its ends, from both tables.
+
+    Besides: `joint_solved_together`, whether there were such steps, and, for instance,
+    `joint_doubled_10_together_id`, the mean error where ten words are wanted twice as likely.
+    """
     named = {f"joint_solved_{name}": float(rule.solved) for name, rule in made.items()}
     for row in errors.to_dict("records"):
         tail = f"{row['rule']}_{row['domain']}"
         named |= {f"joint_worst_{tail}": row["worst"], f"joint_mean_{tail}": row["mean"]}
         named |= {f"joint_worst_{tail}_{end}": row[end] for end in ("low", "high")}
-        if row["rule"] == "together" and math.isfinite(row["ratio"]):
+        ratios = [row[column] for column in _COLUMNS if column.startswith("ratio")]
+        if all(map(math.isfinite, ratios)):
             tail = f"over_separate_{row['domain']}"
             named |= {
                 f"joint_{tail}": row["ratio"],
@@ -233,5 +238,5 @@ def metrics(
                 f"joint_{tail}_high": row["ratio_high"],
             }
     for row in growth[growth["rule"].isin(["separate", "together"])].to_dict("records"):
-        named[f"joint_doubled_{row['tokens']}_{row['rule']}_{row['domain']}"] = row["worst"]
+        named[f"joint_doubled_{row['tokens']}_{row['rule']}_{row['domain']}"] = row["mean"]
     return named
