@@ -91,6 +91,19 @@ def test_a_bias_that_says_nothing_adds_nothing() -> None:
     assert beside.bias_slope == pytest.approx(0, abs=1e-9)
 
 
+def test_a_large_bias_that_the_embedding_knows_does_not_pass_for_a_fit_of_y() -> None:
+    """The trap: E explains nearly all of y + b where b is linear in E and large, and none of y."""
+    generator = torch.Generator().manual_seed(3)
+    E = torch.randn(300, 5, generator=generator, dtype=torch.float64)
+    y = torch.randn(300, generator=generator, dtype=torch.float64)
+    b = 100 * E[:, 0]
+    assert regression.fit(E, y + b).r2_adj > 0.99
+    beside = BesideBias.of(Head(E, b + 1e-6 * torch.randn(300, generator=generator)), y)
+    assert beside is not None
+    assert abs(beside.embedding_less_bias) < 0.1
+    assert beside.embedding_less_bias == pytest.approx(beside.embedding, abs=1e-3)
+
+
 def test_without_a_bias_there_is_nothing_to_compare() -> None:
     y = torch.randn(60, generator=torch.Generator().manual_seed(0))
     head = planted.head(bias=False)

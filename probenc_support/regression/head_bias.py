@@ -16,12 +16,17 @@ from probenc_support.regression.linear_fit import Design, adjusted
 
 @dataclass(frozen=True)
 class BesideBias:
-    """What of y = -log a the embedding explains, the bias, and both; adjusted R^2."""
+    """What of the variance of y = -log a the embedding explains, the bias, and both; adjusted R^2.
+
+    All are shares of the variance of y itself. A large bias makes the variance of y + b another
+    one, of which a regression on E could explain much and tell nothing of y.
+    """
 
     embedding: float
     """Of y on E, as the paper fits it."""
     embedding_less_bias: float
-    """Of y + b on E: the bias enters as it does the logits, with no slope of its own."""
+    """Of y on E with the bias as it enters the logits, -b, with no slope of its own: one minus what
+    the fit of y + b on E leaves over the variance of y. Below zero where that makes it worse."""
     both: float
     """Of y on E and b, the bias with a fitted slope."""
     bias: float
@@ -41,11 +46,13 @@ class BesideBias:
         E, b, values = head.rows.double(), b.double(), as_tensor(y).double()
         plain = Design.of(E)
         joint = Design.of(torch.cat([E, b[:, None]], dim=1)).fit_many(values)
-        of_two = plain.fit_many(torch.stack([values, values + b.to(values)], dim=1)).r2_adj
+        less = values + b.to(values)
+        of_y, of_less = plain.fit_many(torch.stack([values, less], dim=1)).r2_adj
+        spread = float(less.var() / values.var())
         r = float(torch.corrcoef(torch.stack([values, b.to(values)]))[0, 1])
         return cls(
-            embedding=float(of_two[0]),
-            embedding_less_bias=float(of_two[1]),
+            embedding=float(of_y),
+            embedding_less_bias=1.0 - (1.0 - float(of_less)) * spread,
             both=float(joint.r2_adj[0]),
             bias=float(adjusted(r**2, len(values), 1)),
             bias_slope=float(joint.slopes[-1, 0]),
