@@ -38,7 +38,7 @@ def main(words: list[str] | None = None) -> int:
     failed = 0
     for cell in cells:
         try:
-            size = keep(cell.page, kept.KEPT / cell.slug, sorted(known.get(cell.notebook, ())))
+            size = keep(cell.page, kept.KEPT / cell.slug, known.get(cell.notebook, set()))
             print(f"{size / 1e3:>8,.0f} kB  {cell.slug} · {cell.notebook}")
         except InputError as error:
             failed += 1
@@ -76,8 +76,11 @@ def _read(file: str) -> dict[str, Any]:
     return content
 
 
-def keep(page: Path, folder: Path, default_metrics: list[str]) -> int:
+def keep(page: Path, folder: Path, default: set[str]) -> int:
     """Keeps a page, compact, in a folder; what was kept of it before goes.
+
+    Args:
+        default: names of the metrics that the default models' runs of its notebook leave.
 
     Returns:
         Bytes of all its files.
@@ -104,7 +107,7 @@ def keep(page: Path, folder: Path, default_metrics: list[str]) -> int:
         record = {
             "kept": time.strftime("%Y-%m-%d", time.gmtime()),
             "left_out": left_out,
-            "default_metrics": default_metrics,
+            **kept.apart(run_files.read_object(parts["metrics"]).keys(), default),
         }
         _write(new / f"{page.stem}{kept.RECORD}", record)
         files = {path.name: path.stat().st_size for path in sorted(new.iterdir())}

@@ -184,6 +184,11 @@ NULL = {
             "hidden_bias_permuted_sd_id": 0.9,
             "frontier_beyond_ceiling_row_id": 1.6,
             "frontier_beyond_ceiling_row_ood": 1.6,
+            "joint_edited_rel_error": 1e-6,
+            "joint_worst_together_id": 1.6,
+            "joint_worst_separate_id": 1.6,
+            "joint_worst_logit_bias_id": 0.03,
+            "joint_worst_random_unit_id": 1.6,
         },
         "04_pruning": {
             "spread_minus_log_a": 1.5,

@@ -1,6 +1,8 @@
 """The command line: answers, exit codes, one sentence for bad input, nothing left behind."""
 
 import os
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,7 +12,7 @@ from typing import Any
 import pytest
 import tiny
 
-from probenc_support.__main__ import main
+from probenc_support.__main__ import _parser, main
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -158,3 +160,15 @@ def test_disk_that_fills_up(run: Run, tmp_path: Path) -> None:
     assert (tmp_path / "cache" / "corpora").is_dir()
     assert not list((tmp_path / "cache" / "corpora").glob("*.json"))
     assert not list((tmp_path / "cache" / "corpora").glob(".tmp-*"))
+
+
+def test_the_commands_that_pages_show_are_understood() -> None:
+    """Every line with this program in a block of shell, as its parser reads it."""
+    root = Path(__file__).parents[1]
+    shown = []
+    for page in (root / "README.md", *(root / "book").glob("*.md")):
+        for block in re.findall(r"(?s)```sh\n(.*?)```", page.read_text(encoding="utf-8")):
+            shown += re.findall(r"^python -m probenc_support (.*?)(?:  +#.*)?$", block, re.M)
+    assert {line.split()[0] for line in shown} >= {"run", "steer", "prune"}
+    for line in shown:
+        _parser(training=line.startswith("train")).parse_args(shlex.split(line, comments=True))

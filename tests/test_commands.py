@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tiny
+import tiny_kinds
 import torch
 from test_models import gguf_file
 from transformers import AutoModelForCausalLM
@@ -190,7 +191,7 @@ def test_every_direction_comes_to_the_factors(run: Run, tmp_path: Path, directio
 
 def test_no_exact_direction_behind_an_rmsnorm(run: Run, folders: Any, tmp_path: Path) -> None:
     words = (*wishes(t83=1.3), "--direction", "exact", "--out", tmp_path / "out")
-    refused(run("steer", "--model", folders("tied"), *words), "no LayerNorm with a bias", tmp_path)
+    refused(run("steer", "--model", folders("tied"), *words), "which is no LayerNorm", tmp_path)
 
 
 def test_the_card_and_the_table_say_what_was_done(
@@ -262,6 +263,24 @@ def test_a_dry_run_expects_the_same_and_writes_nothing(
         assert all(number in wet.stdout for number in expected)
         assert "came" in wet.stdout
         shutil.rmtree(tmp_path / "out")
+
+
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "albert", "t5", "t5-untied", "bart"])
+def test_other_kinds_of_model_are_written_too(run: Run, tmp_path: Path, architecture: str) -> None:
+    source = tiny_kinds.save(tmp_path / "model", architecture)
+    steered = run("steer", "--model", source, *wishes(t83=1.1, t72=0.95), "--out", tmp_path / "s")
+    assert steered.returncode == 0, steered.stderr
+    table = pd.read_csv(tmp_path / "s" / output.TABLE)
+    np.testing.assert_allclose(table["came"], table["wanted"], rtol=1e-4)
+    np.testing.assert_allclose(table["came elsewhere"], table["expected elsewhere"], rtol=1e-4)
+    old, new = (models.load(f, device="cpu", probe=False) for f in (source, tmp_path / "s"))
+    assert torch.equal(
+        old.model.get_input_embeddings().weight, new.model.get_input_embeddings().weight
+    )
+    pruned = run("prune", "--model", source, "--share", "0.3", "--out", tmp_path / "p")
+    assert pruned.returncode == 0, pruned.stderr
+    costs = pd.read_csv(tmp_path / "p" / output.TABLE)
+    np.testing.assert_allclose(costs["came"], costs["expected"], rtol=2e-3)
 
 
 # ---------------------------------------------------------------------------------------- refusals

@@ -80,7 +80,7 @@ def test_a_planted_relation_is_found_and_chance_is_not() -> None:
 
 
 def test_what_is_named_beforehand_can_pass_with_as_few_models_as_it_asks_for() -> None:
-    from probenc_support.claims import rules_of_questions
+    from probenc_support.claims import rules_across_models
 
     for n, planted, verdict in ((5, True, "holds"), (5, False, "does not hold"), (4, True, None)):
         runs = models(n, planted=planted)
@@ -91,7 +91,7 @@ def test_what_is_named_beforehand_can_pass_with_as_few_models_as_it_asks_for() -
             continue
         assert found["p_holm"].min() >= found["p_smallest"].max() - 1e-12
         metrics = {"n_models_sparsity": n, "p_best_gini": found["p_holm"].min()}
-        finding = claims.judge(rules_of_questions.Q1, "all-models", {"06_across_models": metrics})
+        finding = claims.judge(rules_across_models.Q1, "all-models", {"06_across_models": metrics})
         assert finding.verdict == verdict
 
 

@@ -78,7 +78,11 @@ def test_a_notebook_that_is_gone_is_told(tmp_path: Path) -> None:
 def test_names_of_metrics_are_those_of_the_default_runs_then_and_now(tmp_path: Path) -> None:
     page = notebook(tmp_path / "page.ipynb", *CODE)
     source = shutil.copy(page, tmp_path / "source.ipynb")
-    (tmp_path / "page.kept.json").write_text(json.dumps({"default_metrics": ["fit", "error"]}))
+    assert kept.what_changed(page, source, {"spread"}) == "", "nothing was written down"
+    (tmp_path / "page.metrics.json").write_text('{"fit": 1, "of_this_kind": 2}')
+    written = kept.apart({"fit", "of_this_kind"}, {"fit", "error"})
+    assert written == {"more": ["error"], "fewer": ["of_this_kind"]}
+    (tmp_path / "page.kept.json").write_text(json.dumps(written))
     assert kept.what_changed(page, source, {"fit", "error"}) == ""
     assert kept.what_changed(page, source, set()) == "", "no default run says what is left now"
     told = kept.what_changed(page, source, {"fit", "spread"})
@@ -297,7 +301,8 @@ def test_pages_of_the_long_matrix_are_kept_whole_and_small(workshop: Path) -> No
     }  # fmt: skip
     record = kept.record(page)
     assert record["left_out"] == ["01_log_linear_fit.tokens.parquet"]
-    assert record["default_metrics"] == ["fit", "of_a"]
+    assert kept.apart({"fit"}, set()) == {}, "no default run"
+    assert (record["more"], record["fewer"]) == (["of_a"], ["of_b"])
     assert run_files.damage(page) == ""
     assert run_files.read_object(page)["metadata"]["papermill"] == {"exception": None}
     (run,) = claims.runs(folder)
@@ -361,7 +366,7 @@ def test_kept_pages_belong_to_the_long_matrix_and_are_whole_and_small() -> None:
         assert (page.parent.name, page.stem) in wanted, page
         assert run_files.damage(page) == ""
         assert page.stat().st_size <= compact.LARGEST_PAGE, page
-        assert {"kept", "left_out", "default_metrics"} <= kept.record(page).keys()
+        assert {"kept", "left_out", "more", "fewer"} <= kept.record(page).keys()
         facts = run_files.read_object(page.with_name(f"{page.stem}.provenance.json"))
         assert re.fullmatch(r"\d{4}-\d\d-\d\d", kept.made_on(facts)), page
         text = page.read_text(encoding="utf-8")

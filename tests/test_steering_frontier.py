@@ -107,6 +107,7 @@ def test_errors_are_those_of_single_edits_and_the_ceiling_is_taken_off() -> None
         assert row["beyond"] == pytest.approx(error - ceiling, abs=1e-9)
         length = step * float(vector.norm()) / candidates.row_length(lm.head)
         assert row["length"] == pytest.approx(length)
+        assert row["mean"] == pytest.approx(float(vector @ moments.mean))
         assert row["sd"] == pytest.approx(math.sqrt(variance(moments, vector)), abs=1e-9)
     assert local["direction"].iloc[-1] == "ones"
     assert 0 <= local["kept"].min() <= local["kept"].max() <= 1
@@ -145,6 +146,7 @@ def test_what_the_table_says() -> None:
         ("beside", 0.1, 1.0, 0.01),
     ]
     table = pd.DataFrame(rows, columns=["direction", "length", "kept", "beyond"])
+    table["mean"] = [1.0, 0.9, 0.8, 0.7]
     assert frontier.metrics(table.assign(domain="id")) == {
         "frontier_length_shortest": 1.0,
         "frontier_kept_shortest": 0.8,
@@ -152,6 +154,7 @@ def test_what_the_table_says() -> None:
         "frontier_least_id": 0.03,
         "frontier_least_id_length": 2.0,
         "frontier_least_id_kept": 0.5,
+        "frontier_least_id_mean": 0.9,
         "frontier_length_near_id": 2.0,
     }
     far = frontier.metrics(table.assign(domain="id", beyond=table["beyond"] + 1))

@@ -71,6 +71,7 @@ def test_steering_end_to_end(tmp_path: Path, style: str) -> None:
     assert metrics["closed_form_max_rel_error"] < 1e-4
     assert metrics["steer_mae_min_variance_solved_2x_local"] < 1e-6
     assert metrics["joint_worst_no_edit_id"] > 1
+    assert metrics["joint_solved_logit_bias"] == 1
     if style == "bias":
         assert metrics["joint_worst_together_local"] < 1e-9 < metrics["joint_worst_separate_local"]
         assert metrics["joint_edited_rel_error"] < 1e-4
@@ -86,7 +87,7 @@ def test_steering_end_to_end(tmp_path: Path, style: str) -> None:
     assert len(table) == len(omegas.family(tiny.WIDTH))
     page = outputs_of(tmp_path)
     assert all(f'id=\\"{name}\\"' in page for name in FIGURES)
-    assert page.count("claim-box") == 4
+    assert page.count("claim-box") == 5
     assert '"image/png":' not in page, "no figure without a caption"
     assert '"output_type": "error"' not in page
 

@@ -81,13 +81,15 @@ def test_the_control_is_exact_where_it_was_solved_and_fails_elsewhere() -> None:
     assert errors["random_unit", "id"] > 2 * errors["together", "id"]
 
 
-def test_what_has_no_solution_is_left_out() -> None:
+def test_where_there_is_no_solution_the_linear_rule_stands_in() -> None:
     lm, texts, tokens, good, _ = setting()
     still = torch.zeros(4, dtype=torch.float64)
     scales = torch.tensor([1.3, 0.5, 1.2, 0.8], dtype=torch.float64)
     made = together.rules(lm, texts["local"], tokens, scales, good, still)  # type: ignore[arg-type]
-    assert "random_unit" not in made
-    assert "together" in made
+    assert not made["random_unit"].solved
+    assert torch.equal(made["random_unit"].steps, scales.log())
+    assert made["together"].solved
+    assert not torch.equal(made["together"].steps, scales.log())
 
 
 def test_separate_steps_err_more_the_more_tokens_move() -> None:
@@ -100,7 +102,7 @@ def test_separate_steps_err_more_the_more_tokens_move() -> None:
     assert bool(local["separate"].is_monotonic_increasing)
     assert local["separate"].iloc[0] < 1e-9, "one token alone is alone"
     assert float(local["together"].max()) < 1e-9
-    named = together.metrics(growth.iloc[:0], growth)
+    named = together.metrics({}, growth.iloc[:0], growth)
     assert named["joint_doubled_10_separate_local"] == local.loc[10, "separate"]
 
 

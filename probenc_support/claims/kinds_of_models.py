@@ -121,4 +121,4 @@ def sentences(
         table: verdicts by claim and by model, see `comparison.verdicts_by_claim`.
         claims: in the order of the answer.
     """
-    return [(claim, sentence(table[claim.id], kinds)) for claim in claims if claim.id in table]
+    return [(claim, sentence(table[claim.id], kinds)) for claim in claims if table.get(claim.id)]

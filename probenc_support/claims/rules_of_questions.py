@@ -204,3 +204,51 @@ B3 = Claim(
     controls=(RANDOM_UNIT,),
     figure=(STEERING, "fig-frontier"),
 )
+
+
+B4 = Claim(
+    id="B4",
+    title="several tokens at once?",
+    kind=Kind.OURS,
+    words="Steps that are solved together give several tokens their wanted probabilities at once, "
+    "where steps solved one token at a time do not.",
+    needs=LEARNT_TO_STEER,
+    criteria=(
+        Criterion(
+            STEERING,
+            "joint_edited_rel_error",
+            "ten rows of the real model replaced at once: largest relative error of a factor, by "
+            "its own forward pass on the text on which the steps were solved",
+            at_most=1e-3,
+            stated=Stated.BEFORE,
+        ),
+        Criterion(
+            STEERING,
+            "joint_worst_together_id",
+            "ten frequent words at mixed scales, error of the log scale of the one that is "
+            "farthest off, other documents: solved together against each for itself",
+            at_most=0.5,
+            times="joint_worst_separate_id",
+            stated=Stated.BEFORE,
+        ),
+        Criterion(
+            STEERING,
+            "joint_worst_together_id",
+            "the same against plain biases on the logits, solved together, too",
+            at_most=3,
+            times="joint_worst_logit_bias_id",
+            stated=Stated.BEFORE,
+        ),
+    ),
+    controls=(
+        Criterion(
+            STEERING,
+            "joint_worst_random_unit_id",
+            "the same along a random direction, solved together on the same text",
+            at_least=2,
+            times="joint_worst_together_id",
+            stated=Stated.BEFORE,
+        ),
+    ),
+    figure=(STEERING, "fig-joint"),
+)

@@ -79,7 +79,7 @@ _SETTINGS = (
 classifiers, which releases of today keep elsewhere or refuse."""
 
 
-_AROUND = {"bos_token_id": 12, "eos_token_id": 13}
+_AROUND: dict[str, Any] = {"bos_token_id": 12, "eos_token_id": 13}
 """Ids of `[CLS]` and `[SEP]`; the old configuration says 0, which is the padding."""
 
 
@@ -145,16 +145,17 @@ def _model(path: Path) -> AlbertForMaskedLM:
     try:
         settings: dict[str, Any] = json.loads(path.with_name("config.json").read_text("utf-8"))
         state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-        kept = {key: settings[key] for key in _SETTINGS}
+        kept: dict[str, Any] = {key: settings[key] for key in _SETTINGS}
         model = AlbertForMaskedLM(AlbertConfig(**kept, **_AROUND))
         weights = {name: tensor for name, tensor in state.items() if name not in _POOLER}
         model.load_state_dict(weights, strict=True)
+        model.eval()
     except Exception as error:
         raise InputError(
             f"{path} does not hold the weights of the model that its config.json describes "
             f"({first_line(error)}); fetch it again."
         ) from error
-    return model.eval()
+    return model
 
 
 def tokenizer(vocabulary: list[str], *, longest: int) -> PreTrainedTokenizerFast:

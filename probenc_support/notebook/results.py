@@ -95,6 +95,7 @@ class Results:
             **(model_facts(lm) if lm else {}),
             "corpus": own.corpus_name,
             "corpus_sha256": blocks.hash if blocks else "",
+            **(lm.kind.told(lm.model, blocks.ids) if lm and blocks else {}),
             "parameters": parameters,
             "seed": own.seed,
             "first_token": lm.first_token_text if lm else "",

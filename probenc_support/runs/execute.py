@@ -283,7 +283,7 @@ def _without_paths(book: Any, given: Mapping[str, Any]) -> Any:
     another, it writes to that model's folder.
     """
     # A path below the working folder, such as book/runs, reveals nothing about the machine.
-    folders = ("results_dir", "runs_dir")
+    folders = ("results_dir", "runs_dir", "kept_dir")
     told = {n: v for n, v in given.items() if n in folders and not v.startswith(("/", "~", ".."))}
     clean = portable.remover(ROOT, [value for name, value in given.items() if name not in told])
     parameters = book.metadata.get("papermill", {}).get("parameters", {})

@@ -31,8 +31,7 @@ def is_kept(page: Path) -> bool:
 def record(page: Path) -> dict[str, Any]:
     """What was written down when a page was kept; empty where it is no such page.
 
-    `kept`: the date; `left_out`: tables that were too large; `default_metrics`: the names of the
-    metrics that the default models' runs of the same notebook had then.
+    `kept`: the date; `left_out`: tables that were too large; `more` and `fewer`: see `apart`.
     """
     return run_files.read_object(page.with_name(page.stem + RECORD))
 
@@ -58,12 +57,22 @@ def what_changed(page: Path, source: Path, present: Set[str]) -> str:
         return "the notebook is no longer there"
     if code(page) != code(source):
         return "its code has changed since"
-    before = set(record(page).get("default_metrics", []))
-    if present and before and before != present:
+    own = run_files.read_object(page.with_name(f"{page.stem}.metrics.json")).keys()
+    written = record(page)
+    before = (set(own) | set(written.get("more", []))) - set(written.get("fewer", []))
+    if present and "more" in written and before != present:
         added, gone = sorted(present - before), sorted(before - present)
         told = [f"it now leaves {_some(added)}"] if added else []
         return ", and ".join([*told, *([f"no longer {_some(gone)}"] if gone else [])])
     return ""
+
+
+def apart(own: Set[str], default: Set[str]) -> dict[str, list[str]]:
+    """Names of metrics that the default models' runs have more and fewer than a run that is kept,
+    for its record; empty where there is no such run."""
+    if not default:
+        return {}
+    return {"more": sorted(default - own), "fewer": sorted(own - default)}
 
 
 def _some(names: list[str]) -> str:

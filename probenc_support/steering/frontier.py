@@ -91,7 +91,8 @@ def errors_by_length(
 
     Returns:
         A row a direction and text: `direction`, `PATH` along the path; `ridge`, NaN beside it;
-        `length` of the edit over the mean length of a centred row; `domain`; `sd` of v . h;
+        `length` of the edit over the mean length of a centred row; `domain`; `mean` and `sd` of
+        v . h there;
         `error`, mean absolute error of log scale of tokens in reach, nats; `beyond`, the same less
         that of a plain logit bias; `kept`, the share of a row's nearest neighbours that it keeps.
     """
@@ -114,6 +115,7 @@ def errors_by_length(
         tables.append(
             facts.assign(
                 domain=domain,
+                mean=g.mean(dim=0).numpy(),
                 sd=g.std(dim=0, correction=0).numpy(),
                 error=errors[:-1].numpy(),
                 beyond=(errors[:-1] - errors[-1]).numpy(),
@@ -144,9 +146,9 @@ def metrics(table: pd.DataFrame) -> dict[str, float]:
 
     `frontier_kept_<direction>` beside the path, the neighbours kept; `frontier_length_shortest` and
     `frontier_kept_shortest` of the path's short end. For each domain `frontier_least_<domain>`, the
-    least error beyond the ceiling on the path, with the length and neighbours kept there; and
-    `frontier_length_near_<domain>`, the shortest length with an error of at most `NEAR` beyond the
-    ceiling, where there is one.
+    least error beyond the ceiling on the path, with the length, the neighbours kept and the mean of
+    v . h there; and `frontier_length_near_<domain>`, the shortest length with an error of at most
+    `NEAR` beyond the ceiling, where there is one.
 
     Args:
         table: see `errors_by_length`.
@@ -162,6 +164,7 @@ def metrics(table: pd.DataFrame) -> dict[str, float]:
             f"least_{domain}": best["beyond"],
             f"least_{domain}_length": best["length"],
             f"least_{domain}_kept": best["kept"],
+            f"least_{domain}_mean": best["mean"],
         }
         near = rows[rows["beyond"] <= NEAR]
         if len(near):

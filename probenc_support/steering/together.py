@@ -57,6 +57,9 @@ class Solved:
     """[d]; None: a plain bias on each logit"""
     steps: Tensor
     """[K] float64"""
+    solved: bool = True
+    """Whether these steps reach the scales by their own account; else they are the logarithms of
+    the scales, the linear rule, since the direction has no steps that do."""
 
     def u(self, h: Tensor) -> Tensor:
         """[N, K], or [1, K] of a plain bias: how far logits move at hidden states h [N, d]."""
@@ -72,7 +75,7 @@ def rules(
     vector: Tensor,
     control: Tensor,
 ) -> dict[str, Solved]:
-    """Ways of finding the steps, all on the detecting text; those without a solution are left out.
+    """Ways of finding the steps, all on the detecting text; see `Solved.solved`.
 
     `no_edit`; `separate`, each token's step as if it were alone, along `vector`; `together`;
     `logit_bias`, together as a plain bias, the ceiling; `random_unit`, together along `control`, a
@@ -83,17 +86,20 @@ def rules(
     """
     log_p = lm.head.log_p(detection.h, tokens, detection.z)
     wanted = scales.log()
-    made = {"no_edit": Solved(vector, torch.zeros_like(wanted))}
     effect = detection.h.double() @ vector
     alone = solve_steps(log_p, effect, wanted[:, None])[:, 0]
-    if bool(alone.isfinite().all()):
-        made["separate"] = Solved(vector, alone)
+    made = {
+        "no_edit": Solved(vector, torch.zeros_like(wanted)),
+        "separate": Solved(
+            vector, torch.where(alone.isfinite(), alone, wanted), bool(alone.isfinite().all())
+        ),
+    }
     for name, along in {"together": vector, "logit_bias": None, "random_unit": control}.items():
         effect = torch.ones(len(log_p)).double() if along is None else detection.h.double() @ along
         try:
             made[name] = Solved(along, solve_jointly(log_p, effect, wanted))
         except InputError:
-            continue
+            made[name] = Solved(along, wanted, solved=False)
     return made
 
 
@@ -127,7 +133,7 @@ def worst_errors(
             worst[name] = float(error.max())
             row = {"rule": name, "domain": domain, "worst": worst[name]}
             row |= _ends("", drawn[name]) | {"mean": float(error.mean())}
-            if name == "together" and "separate" in made:
+            if name == "together":
                 row["ratio"] = worst[name] / worst["separate"]
                 row |= _ends("ratio_", drawn[name] / drawn["separate"])
             rows.append(row)
@@ -185,16 +191,17 @@ def edited_model_error(
 ) -> float:
     """Largest relative error of the factors of a really edited model: all rows replaced at once.
 
-    Steps are solved together on the text `ids` [B, T]; then the rows of the model's output
-    embedding are replaced, and it runs over the text by its own forward pass.
-
-    Raises:
-        InputError: there are no such steps.
+    Steps are solved together on the text `ids` [B, T] (where there are none, the linear rule gives
+    them); then the rows of the model's output embedding are replaced, and it runs over the text by
+    its own forward pass.
     """
     states = models.hidden_states(lm, ids).flatten(0, 1)
     h, z = wide(states), lm.head.log_partition(states)
     log_p = lm.head.log_p(h, tokens, z)
-    steps = solve_jointly(log_p, h @ vector.to(h), scales.log())
+    try:
+        steps = solve_jointly(log_p, h @ vector.to(h), scales.log())
+    except InputError:
+        steps = scales.log()
     with edited_rows(lm, tokens, torch.outer(steps, vector.to(steps))):
         after = _mean_probabilities(lm, ids, tokens)
     return float((after / (log_mean(log_p).exp() * scales) - 1).abs().max())
@@ -208,9 +215,12 @@ def _mean_probabilities(lm: LanguageModel, ids: Tensor, tokens: Tensor) -> Tenso
     return log_p.exp().mean(dim=0).cpu()
 
 
-def metrics(errors: pd.DataFrame, growth: pd.DataFrame) -> dict[str, float]:
-    """Flat metrics, for instance `joint_worst_together_id` with its ends, from both tables."""
-    named: dict[str, float] = {}
+def metrics(
+    made: Mapping[str, Solved], errors: pd.DataFrame, growth: pd.DataFrame
+) -> dict[str, float]:
+    """Flat metrics, for instance `joint_worst_together_id` with its ends, from both tables, and
+    `joint_solved_together`, whether there were such steps."""
+    named = {f"joint_solved_{name}": float(rule.solved) for name, rule in made.items()}
     for row in errors.to_dict("records"):
         tail = f"{row['rule']}_{row['domain']}"
         named |= {f"joint_worst_{tail}": row["worst"], f"joint_mean_{tail}": row["mean"]}

@@ -32,6 +32,11 @@ class Kind(ABC):
     def facts(self) -> list[Any]:
         """All that its numbers depend on besides the model and the ids, for the cache's keys."""
 
+    def told(self, model: PreTrainedModel, ids: Tensor) -> dict[str, Any]:
+        """What a page's provenance says of how blocks of ids [B, T] were read, besides the name of
+        the kind; nothing where that says all."""
+        return {}
+
     @abstractmethod
     def n_predicted(self, length: int) -> int:
         """P, of a block of `length` tokens."""

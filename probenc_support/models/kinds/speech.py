@@ -49,6 +49,15 @@ class Speech(Kind):
     def facts(self) -> list[Any]:
         return ["speech", self.start, *heard.facts()]
 
+    def told(self, model: PreTrainedModel, ids: Tensor) -> dict[str, Any]:
+        """By what the text was spoken, and of how many blocks the end is not heard."""
+        hearings = self.hearings(model, ids)
+        return {
+            "speech": f"{speech.version()}, {speech.VOICE}, {speech.RATES[0]} words a minute",
+            "blocks_spoken_faster": sum(each.rate > speech.RATES[0] for each in hearings),
+            "blocks_not_heard_to_their_end": sum(each.heard < 1 for each in hearings),
+        }
+
     def n_predicted(self, length: int) -> int:
         return length
 
