@@ -17,9 +17,9 @@ SMALL = Recipe("small", 2, 16, 2, tiny.VOCABULARY, 32, 4, 12, 512, 1e-2)
 
 RECIPES = {
     "causal": replace(SMALL, architecture="llama", tied=True),
-    "causal-roformer": replace(SMALL, architecture="roformer", tied=True),
-    "masked": replace(SMALL, architecture="roformer", tied=True, objective=MASKED),
-    "masked-untied": replace(SMALL, architecture="roformer", objective=MASKED),
+    "causal-modernbert": replace(SMALL, architecture="modernbert", tied=True),
+    "masked": replace(SMALL, architecture="modernbert", tied=True, objective=MASKED),
+    "masked-untied": replace(SMALL, architecture="modernbert", objective=MASKED),
     "encoder-decoder": replace(SMALL, architecture="t5", tied=True, objective=ENCODER_DECODER),
 }
 
@@ -128,7 +128,7 @@ def test_loss_and_gradient_in_pieces_are_those_of_transformers(
         torch.testing.assert_close(gradient, wanted[name], rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["causal-roformer", "encoder-decoder"])
+@pytest.mark.parametrize("name", ["causal-modernbert", "encoder-decoder"])
 def test_models_are_trained_to_do_what_they_are_asked_to(name: str) -> None:
     """Training and detection agree on what is read, and what is predicted from it."""
     recipe, ids = RECIPES[name], blocks()

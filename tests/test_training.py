@@ -33,8 +33,8 @@ TINY = Recipe("tiny", 2, 16, 2, 320, 32, 4, 12, 512, 1e-2, dropout=0.1)
 
 
 OTHERS = {
-    "causal": replace(TINY, architecture="roformer", tied=True),
-    "masked": replace(TINY, architecture="roformer", tied=True, objective="masked"),
+    "causal": replace(TINY, architecture="modernbert", tied=True),
+    "masked": replace(TINY, architecture="modernbert", tied=True, objective="masked"),
     "encoder-decoder": replace(TINY, architecture="t5", tied=True, objective="encoder-decoder"),
 }
 

@@ -103,7 +103,7 @@ def test_a_likeness_of_names_is_not_enough(tmp_path: Path) -> None:
         weights.head_of(dict.fromkeys(alike, torch.zeros(2, 2)), names)
 
 
-@pytest.mark.parametrize("architecture", ["gpt-neox", "gpt2", "llama", "roformer"])
+@pytest.mark.parametrize("architecture", ["gpt-neox", "gpt2", "llama", "modernbert"])
 @pytest.mark.parametrize("tied", [True, False])
 def test_every_tensor_of_an_architecture_has_its_part(
     tmp_path: Path, architecture: str, tied: bool
@@ -115,10 +115,10 @@ def test_every_tensor_of_an_architecture_has_its_part(
     names = weights.head_names(tmp_path)
     groups = [dynamics.group_of(name, names) for name in weights.places(tmp_path)]
     wanted = {"output embedding", "layer 1", "layer 2", "layer 3", "final norm"}
-    if not tied or architecture in ("gpt2", "roformer"):  # which have learned positions
+    if not tied or architecture in ("gpt2", "modernbert"):  # which have learned positions
         wanted.add("input embedding")
     assert wanted <= set(groups)
-    before_head = {"other", "head bias"} if architecture == "roformer" else set()
+    before_head = {"other", "head bias"} if architecture == "modernbert" else set()
     assert set(groups) - wanted <= before_head
     assert groups.count("output embedding") == 1
 

@@ -92,9 +92,6 @@ def _like_nano(name: str, **other: Any) -> Recipe:
     return replace(_NANO, **{"name": name, "dense": 0, **other})
 
 
-_BERT_LIKE: dict[str, Any] = {"architecture": "roformer", "tied": True, "learning_rate": 2e-3}
-
-
 RECIPES = {
     recipe.name: recipe
     for recipe in (
@@ -105,16 +102,9 @@ RECIPES = {
         _like_nano("nano-gpt2-untied", architecture="gpt2"),
         _like_nano("nano-llama", architecture="llama", tied=True),
         _like_nano("nano-llama-untied", architecture="llama"),
-        _like_nano("nano-causal", **_BERT_LIKE),
-        # In steps of one block, since masked models know nothing but frequencies for long.
+        _like_nano("nano-causal", architecture="modernbert", tied=True),
         _like_nano(
-            "nano-masked",
-            objective=MASKED,
-            early=False,
-            batch_size=1,
-            steps=3072,
-            every=512,
-            **_BERT_LIKE,
+            "nano-masked", architecture="modernbert", tied=True, objective=MASKED, early=False
         ),
         _like_nano(
             "nano-seq2seq", architecture="t5", tied=True, objective=ENCODER_DECODER, early=False
