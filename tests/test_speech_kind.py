@@ -12,10 +12,11 @@ from torch import Tensor
 from transformers import WhisperFeatureExtractor
 
 from probenc_support import __main__ as command_line
-from probenc_support import cache, corpora, generation, inference, models
+from probenc_support import cache, corpora, generation, inference, models, pruning
 from probenc_support.corpora import speech
 from probenc_support.errors import InputError
 from probenc_support.models.kinds import Speech, heard
+from probenc_support.pruning import pruned_head, spoken
 from probenc_support.steering import editing
 
 pytestmark = [need_espeak, pytest.mark.usefixtures("module_cache")]
@@ -83,6 +84,7 @@ def test_what_is_no_whisper_is_refused() -> None:
 # -------------------------------------------------------------------------------- what it computes
 
 
+@torch.inference_mode()
 def by_hand(lm: Any, prompts: Tensor, new: Tensor) -> Tensor:
     """[B, n + 1, d] block by block and token by token, from the waveform on."""
     extract = WhisperFeatureExtractor(feature_size=tiny.MELS, chunk_length=tiny.SECONDS)
@@ -158,6 +160,23 @@ def test_many_texts_are_drawn_in_parts(lm: Any) -> None:
         alone = generation.sample(lm, prompts[i : i + 1], n_tokens=4, temperature=0).ids
         assert (drawn[i::2] == alone).all()
         assert torch.equal(by_greed(lm, prompts[i : i + 1], 4), alone)
+
+
+def test_pruned_heads_write_what_they_hear(lm: Any) -> None:
+    """Several heads over one body, in parts: the states are those of what each has written."""
+    head = pruned_head.from_basis(lm, pruning.zero_basis(torch.arange(lm.d)), lm.d // 2)
+    prompts = IDS[:, :8].repeat(9, 1)
+    heads = {"own": None, "half": head}
+    found = spoken.speak(lm, heads, prompts, n_tokens=3, seeds={"own": 0, "half": 0})
+    assert not torch.equal(found["own"].samples.ids, found["half"].samples.ids)
+    for one in found.values():
+        assert torch.isin(one.samples.ids, lm.tokens).all()
+        last = by_hand(lm, prompts[:2], one.samples.ids[:2])[:, -1]
+        torch.testing.assert_close(torch.from_numpy(one.features[:2]), last, rtol=0, atol=1e-4)
+    with pruned_head.swapped(lm, head):
+        logits = models.logits(lm, IDS)
+    given = head(models.hidden_states(lm, IDS))
+    torch.testing.assert_close(logits, given, rtol=0, atol=1e-4)
 
 
 def by_greed(lm: Any, prompts: Tensor, n: int) -> Tensor:
