@@ -74,8 +74,11 @@ def test_positive_effects_reach_whatever_sums_to_less_than_one(
     log_a = steering.log_mean(log_p)
     goal = wanted(log_a, total, seed)
     steps = steering.solve_jointly(log_p, g, goal)
+    own = steering.log_mean(steering.joint_log_p(log_p, g * steps)) - log_a
+    assert float((own - goal).abs().max()) < 1e-10
     reached = softmaxed(planted(seed, sharp=sharp)[0], g * steps)[:, :K].mean(dim=0).log() - log_a
-    assert float((reached - goal).abs().max()) < 1e-10
+    # What the others have is one less these tokens' sum: no digit is left of it where that is one.
+    assert float((reached - goal).abs().max()) < 1e-8
     slopes = joint.slopes(steering.joint_log_p(log_p, g * steps), g)
     beside = slopes - torch.diag(slopes.diagonal())
     assert bool((slopes.diagonal() > 0).all()), "an M-matrix, of which uniqueness follows"

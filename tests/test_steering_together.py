@@ -48,7 +48,8 @@ def test_scales_are_drawn_nearer_to_one_where_they_would_pass_it() -> None:
 def test_errors_are_those_of_the_softmax_written_out() -> None:
     lm, texts, tokens, good, bad = setting()
     scales = torch.tensor([1.3, 0.5, 1.2, 0.8], dtype=torch.float64)
-    made = together.rules(lm, texts["local"], tokens, scales, good, bad)  # type: ignore[arg-type]
+    further = {"logit_bias": None, "random_unit": bad}
+    made = together.rules(lm, texts["local"], tokens, scales, good, further)  # type: ignore[arg-type]
     errors = together.worst_errors(lm, texts, tokens, scales, made)  # type: ignore[arg-type]
     errors = errors.set_index(["rule", "domain"])
     for domain, text in texts.items():
@@ -74,7 +75,8 @@ def test_errors_are_those_of_the_softmax_written_out() -> None:
 def test_the_control_is_exact_where_it_was_solved_and_fails_elsewhere() -> None:
     lm, texts, tokens, good, bad = setting()
     scales = torch.tensor([1.3, 0.5, 1.2, 0.8], dtype=torch.float64)
-    made = together.rules(lm, texts["local"], tokens, scales, good, bad)  # type: ignore[arg-type]
+    further = {"logit_bias": None, "random_unit": bad}
+    made = together.rules(lm, texts["local"], tokens, scales, good, further)  # type: ignore[arg-type]
     errors = together.worst_errors(lm, texts, tokens, scales, made)  # type: ignore[arg-type]
     errors = errors.set_index(["rule", "domain"])["worst"]
     assert errors["random_unit", "local"] < 1e-9
@@ -85,7 +87,7 @@ def test_where_there_is_no_solution_the_linear_rule_stands_in() -> None:
     lm, texts, tokens, good, _ = setting()
     still = torch.zeros(4, dtype=torch.float64)
     scales = torch.tensor([1.3, 0.5, 1.2, 0.8], dtype=torch.float64)
-    made = together.rules(lm, texts["local"], tokens, scales, good, still)  # type: ignore[arg-type]
+    made = together.rules(lm, texts["local"], tokens, scales, good, {"random_unit": still})  # type: ignore[arg-type]
     assert not made["random_unit"].solved
     assert torch.equal(made["random_unit"].steps, scales.log())
     assert made["together"].solved
@@ -93,9 +95,9 @@ def test_where_there_is_no_solution_the_linear_rule_stands_in() -> None:
 
 
 def test_separate_steps_err_more_the_more_tokens_move() -> None:
-    lm, texts, _, good, bad = setting()
+    lm, texts, _, good, _ = setting()
     ranked = texts["local"].log_a.argsort(descending=True)[5:]
-    growth = together.by_number(lm, texts, ranked, good, bad, scale=1.4)  # type: ignore[arg-type]
+    growth = together.by_number(lm, texts, ranked, good, scale=1.4)  # type: ignore[arg-type]
     local = growth[growth["domain"] == "local"].pivot(
         index="tokens", columns="rule", values="worst"
     )

@@ -35,6 +35,9 @@ _ENOUGH = 1e-10
 
 _MOST_STEPS = 100
 
+_FEW_SWEEPS = 5
+"""Sweeps token by token that are tried where nothing says that they converge."""
+
 _LONGEST = 2.0
 """Nats by which a step of Newton changes any token's step at most."""
 
@@ -122,6 +125,7 @@ def solve_jointly(
     goal = log_a + log_scales
     step = log_scales.double().clone()
     new, miss = _at(log_p, g, step, goal)
+    sweeps = _MOST_STEPS if bool((g > 0).all()) else _FEW_SWEEPS
     for _ in range(_MOST_STEPS):
         if float(miss.abs().max()) < _TOLERANCE:
             return step
@@ -129,10 +133,11 @@ def solve_jointly(
         if tried is None and float(miss.abs().max()) < _ENOUGH:
             return step
         if tried is None:
-            tried = _one_by_one(new, g, miss)
-            if tried is None:
+            sweeps -= 1
+            change = _one_by_one(new, g, miss) if sweeps >= 0 else None
+            if change is None:
                 break
-            tried = step + tried
+            tried = step + change
         step = tried
         new, miss = _at(log_p, g, step, goal)
     if float(miss.abs().max()) < _ENOUGH:

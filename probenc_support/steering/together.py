@@ -73,34 +73,37 @@ def rules(
     tokens: Tensor,
     scales: Tensor,
     vector: Tensor,
-    control: Tensor,
+    further: Mapping[str, Tensor | None],
 ) -> dict[str, Solved]:
     """Ways of finding the steps, all on the detecting text; see `Solved.solved`.
 
-    `no_edit`; `separate`, each token's step as if it were alone, along `vector`; `together`;
-    `logit_bias`, together as a plain bias, the ceiling; `random_unit`, together along `control`, a
-    direction that must fail on other text.
+    `no_edit`; `separate`, each token's step as if it were alone, along `vector`; `together`; and
+    together along further directions, by their names.
 
     Args:
-        tokens: [K] int64; scales: [K]; vector, control: [d].
+        tokens: [K] int64; scales: [K]; vector: [d].
+        further: [d]; None: a plain bias on each logit.
     """
     log_p = lm.head.log_p(detection.h, tokens, detection.z)
-    wanted = scales.log()
-    effect = detection.h.double() @ vector
-    alone = solve_steps(log_p, effect, wanted[:, None])[:, 0]
-    made = {
-        "no_edit": Solved(vector, torch.zeros_like(wanted)),
-        "separate": Solved(
-            vector, torch.where(alone.isfinite(), alone, wanted), bool(alone.isfinite().all())
-        ),
-    }
-    for name, along in {"together": vector, "logit_bias": None, "random_unit": control}.items():
-        effect = torch.ones(len(log_p)).double() if along is None else detection.h.double() @ along
-        try:
-            made[name] = Solved(along, solve_jointly(log_p, effect, wanted))
-        except InputError:
-            made[name] = Solved(along, wanted, solved=False)
+    made = {"no_edit": Solved(vector, torch.zeros_like(scales))}
+    made["separate"] = _separate(log_p, detection.h, vector, scales.log())
+    for name, along in {"together": vector, **further}.items():
+        made[name] = _together(log_p, detection.h, along, scales.log())
     return made
+
+
+def _separate(log_p: Tensor, h: Tensor, vector: Tensor, wanted: Tensor) -> Solved:
+    steps = solve_steps(log_p, h.double() @ vector, wanted[:, None])[:, 0]
+    found = steps.isfinite()
+    return Solved(vector, torch.where(found, steps, wanted), bool(found.all()))
+
+
+def _together(log_p: Tensor, h: Tensor, vector: Tensor | None, wanted: Tensor) -> Solved:
+    effect = torch.ones(len(h)).double() if vector is None else h.double() @ vector
+    try:
+        return Solved(vector, solve_jointly(log_p, effect, wanted))
+    except InputError:
+        return Solved(vector, wanted, solved=False)
 
 
 def worst_errors(
@@ -158,11 +161,11 @@ def by_number(
     domains: Mapping[str, Detection],
     tokens: Tensor,
     vector: Tensor,
-    control: Tensor,
     *,
     scale: float = 2.0,
 ) -> pd.DataFrame:
-    """`worst_errors` of the first 1, 3, 10, ... tokens, all wanted `scale` times as likely.
+    """`worst_errors` of the first 1, 3, 10, ... tokens, all wanted `scale` times as likely, with
+    steps solved for each token by itself and for all together.
 
     Args:
         domains: the first is the detecting text.
@@ -181,7 +184,7 @@ def by_number(
         if scale * share >= _MOST:
             break
         scales = torch.full((number,), scale, dtype=torch.float64)
-        made = rules(lm, detection, some, scales, vector, control)
+        made = rules(lm, detection, some, scales, vector, {})
         errors = worst_errors(lm, domains, some, scales, made, n_draws=20)
         parts.append(errors.assign(tokens=number, probability=share))
     return pd.concat(parts, ignore_index=True)
