@@ -114,5 +114,5 @@ RECIPES = {
     )
 }
 """Nano and its like are for two CPU cores, micro for patience or a GPU; mini has the shape of
-Pythia-70M. The like of nano have its learning rate, but for the narrow one, which has twice as much,
-and the wide one, which has half as much."""
+Pythia-70M. The like of nano have its learning rate, but the narrow one has twice as much, and the
+wide one half as much."""
