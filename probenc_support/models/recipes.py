@@ -114,7 +114,5 @@ RECIPES = {
     )
 }
 """Nano and its like are for two CPU cores, micro for patience or a GPU; mini has the shape of
-Pythia-70M.
-
-Learning rates of the like of nano are the best of those that were tried in shorter runs, by the
-loss on blocks that the run had not read."""
+Pythia-70M. The like of nano have its learning rate, but the narrow one has twice as much, and the
+wide one half as much."""
