@@ -98,8 +98,8 @@ RECIPES = {
         _NANO,
         _like_nano("pythia-nano-64", layers=1, d=64, heads=2, dense=64, learning_rate=8e-3),
         _like_nano("pythia-nano-256", layers=4, d=256, heads=8, dense=64, learning_rate=2e-3),
-        _like_nano("nano-gpt2", architecture="gpt2", tied=True),
-        _like_nano("nano-gpt2-untied", architecture="gpt2"),
+        _like_nano("nano-gpt2", architecture="gpt2", tied=True, learning_rate=2e-3),
+        _like_nano("nano-gpt2-untied", architecture="gpt2", learning_rate=2e-3),
         _like_nano("nano-llama", architecture="llama", tied=True),
         _like_nano("nano-llama-untied", architecture="llama"),
         _like_nano("nano-causal", architecture="modernbert", tied=True),
@@ -115,4 +115,4 @@ RECIPES = {
 }
 """Nano and its like are for two CPU cores, micro for patience or a GPU; mini has the shape of
 Pythia-70M. The like of nano have its learning rate, but the narrow one has twice as much, and the
-wide one half as much."""
+wide one and those like GPT-2 half as much."""
