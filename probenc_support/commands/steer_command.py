@@ -121,6 +121,7 @@ def _direction(
         sample = steering.spread_over_ranks(detection.log_a_rows, lm.tokens, 500)
         named = [(fitted.blocks.corpus, detection), *calibration.items()]
         home, *others = steering.calibrations(lm, named, sample)
+        others += steering.calibration_of_own_text(lm, sample)
         return steering.robust(home, others).vector
     if name == "exact":
         exact = steering.hidden_bias(lm, fitted.blocks.ids[:1, :64])

@@ -20,6 +20,7 @@ from probenc_support.steering.editing import Steered, default_direction, edited_
 from probenc_support.steering.exact_bias import hidden_bias
 from probenc_support.steering.joint import joint_kl, joint_log_p, solve_jointly
 from probenc_support.steering.omegas import Omega
+from probenc_support.steering.own_text import calibration_of_own_text
 from probenc_support.steering.robust_direction import calibrations, robust
 from probenc_support.steering.scores import Edit
 from probenc_support.steering.solving import solve_steps
@@ -32,6 +33,7 @@ __all__ = [
     "Steered",
     "Sweep",
     "achieved",
+    "calibration_of_own_text",
     "calibrations",
     "choose_ridge",
     "closed_form_error",
