@@ -681,3 +681,17 @@ def test_every_token_knows_its_document(tmp_path: Path) -> None:
         said = lm.tokenizer.decode(ids[documents == i])
         assert said.strip() == written[i]
     assert blocks.n_documents == len(documents.unique())
+
+
+SOUGHT = ["<s>", "</s>", "<unused0>", "<unused1>", "<unused10>", "A", "[MASK]", "\u2581<X>", " b "]
+
+
+@given(st.lists(st.sampled_from([*SOUGHT, "<unused", "unused1>", "<", "x", " ", "[mask"])))
+def test_special_tokens_are_found_in_a_text_as_by_seeking_each(parts: list[str]) -> None:
+    text = "".join(parts)
+    tokenizer: Any = SimpleNamespace(
+        added_tokens_decoder={i: AddedToken(t, special=True) for i, t in enumerate(SOUGHT)},
+        all_special_tokens=["<s>"],
+    )
+    each = any(token.strip().casefold() in text.casefold() for token in SOUGHT)
+    assert encoding._names_a_special_token(tokenizer, text) == each

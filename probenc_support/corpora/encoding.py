@@ -36,16 +36,17 @@ def encoded(
     has_backend = getattr(tokenizer, "backend_tokenizer", None) is not None
     ends = ends and has_backend
     options = {"add_special_tokens": False, "verbose": False, "return_offsets_mapping": ends}
+    named = _names_a_special_token(tokenizer, text)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        if has_backend and _names_a_special_token(tokenizer, text):
+        if has_backend and named:
             plain = _without_special_tokens(
                 tokenizer.backend_tokenizer.to_str(), frozenset(_special_tokens(tokenizer))
             )
             encoding = plain.encode(text, add_special_tokens=False)
             ids, offsets = encoding.ids, encoding.offsets if ends else None
         else:
-            if _names_a_special_token(tokenizer, text):
+            if named:
                 options["split_special_tokens"] = True
             tokens = tokenizer(text, **options)
             ids, offsets = tokens["input_ids"], tokens["offset_mapping"] if ends else None
@@ -59,7 +60,23 @@ def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> set[str]:
 
 def _names_a_special_token(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
     folded = unicodedata.normalize("NFKC", text).casefold()
-    return any(token.strip().casefold() in folded for token in _special_tokens(tokenizer))
+    by_beginning = _by_beginning(frozenset(_special_tokens(tokenizer)))
+    return any(
+        token in folded
+        for beginning, tokens in by_beginning.items()
+        if beginning in folded
+        for token in tokens
+    )
+
+
+@lru_cache(maxsize=4)
+def _by_beginning(special: frozenset[str]) -> dict[str, list[str]]:
+    """Special tokens as they are sought, by their first characters: some tokenizers have thousands,
+    such as `<unused17>`, and the text is searched for what they have in common first."""
+    found: dict[str, list[str]] = {}
+    for token in sorted({token.strip().casefold() for token in special}):
+        found.setdefault(token[:4], []).append(token)
+    return found
 
 
 @lru_cache(maxsize=2)
