@@ -169,6 +169,8 @@ def test_every_number_taken_from_a_run_is_the_one_in_its_file() -> None:
         stored = metrics_of(tag["data-model"], tag["data-notebook"])[tag["data-metric"]]
         assert float(tag["value"]) == stored, f"{page.relative_to(SITE)}: {tag}"
         text = tag.get_text().replace(",", "")
+        if text.endswith("%"):
+            text, stored = text.removesuffix("%"), 100 * stored
         digits = len(text.split("e")[0].partition(".")[2])
         unit = 10.0 ** (int(text.partition("e")[2] or 0) - digits)
         assert abs(float(text) - stored) <= 0.5000001 * unit, f"{page.relative_to(SITE)}: {tag}"
