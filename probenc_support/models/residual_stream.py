@@ -8,9 +8,8 @@ what their layer adds. Where they do not, the network has no such parts, and it 
 
 import itertools
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from probenc_support import models
 from probenc_support.models.language_model import LanguageModel
 from probenc_support.models.neurons import Neurons
 from probenc_support.models.norms import Norm, same
+from probenc_support.models.watching import Seen, watched
 
 _N_TOKENS = 12
 """Tokens of the pass by which the parts are found."""
@@ -60,7 +60,7 @@ class ResidualStream:
         ids = lm.tokens[None, : min(_N_TOKENS, lm.context_length, len(lm.tokens))].cpu()
         head: Any = lm.model.get_output_embeddings()
         names = {module: name for name, module in lm.model.named_modules()}
-        with torch.inference_mode(), _watched([m for m in names if m is not head], head) as seen:
+        with torch.inference_mode(), watched([m for m in names if m is not head], head) as seen:
             models.logits(lm, ids)
         for module, (x, out) in reversed(seen.calls.items()):
             if out is None or x is None or seen.head is None or x.shape != seen.head.shape:
@@ -82,9 +82,9 @@ class ResidualStream:
         assert self.norm is not None
         assert self.module is not None
         assert self.parts
-        watched = [self.module, *(part.module for part in self.parts)]
-        watched += [part.neurons.projection for part in self.parts if part.neurons]
-        with _watched(watched) as seen:
+        modules = [self.module, *(part.module for part in self.parts)]
+        modules += [part.neurons.projection for part in self.parts if part.neurons]
+        with watched(modules) as seen:
             h = models.hidden_states(self.lm, ids)
         x, given = (_present(tensor) for tensor in seen.calls[self.module])
         place = _place(h, given)
@@ -100,9 +100,9 @@ class ResidualStream:
             h=h,
             inverse_scale=self.norm.inverse_scale(at(x), h),
             stream=at(x),
-            parts=tuple(at(seen.part(part)) for part in self.parts),
+            parts=tuple(at(_added(seen, part)) for part in self.parts),
             acts=tuple(
-                at(part.neurons.scaled(*seen.calls[part.neurons.projection], seen.part(part)))
+                at(part.neurons.scaled(*seen.calls[part.neurons.projection], _added(seen, part)))
                 if part.neurons
                 else None
                 for part in self.parts
@@ -133,52 +133,12 @@ class Read:
         return float((total - self.stream.double()).abs().max() / self.stream.abs().max())
 
 
-# ------------------------------------------------------------------------------------ watching
-
-
-@dataclass
-class _Seen:
-    """What modules read and gave when they were last called, in the order of these calls."""
-
-    calls: dict[nn.Module, tuple[Tensor | None, Tensor | None]] = field(default_factory=dict)
-    """The first tensor that each read, and the first that it gave."""
-    head: Tensor | None = None
-    """What the head read."""
-
-    def part(self, part: Part) -> Tensor:
-        """What a part added."""
-        read, gave = self.calls[part.module]
-        if part.kind == "embedding":
-            return _present(read)
-        return _present(gave) - _present(read) if part.kind == "layer" else _present(gave)
-
-
-@contextmanager
-def _watched(watched: Sequence[nn.Module], head: nn.Module | None = None) -> Iterator[_Seen]:
-    """Inside the context modules leave copies of what they read and gave: some add in place."""
-    seen = _Seen()
-    begun: dict[nn.Module, Tensor | None] = {}
-
-    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        read = args[0] if args else kwargs.get("hidden_states")
-        begun[module] = read.clone() if isinstance(read, Tensor) else None
-
-    def after(module: nn.Module, _: Any, out: Any) -> None:
-        gave = out[0] if isinstance(out, tuple) and out else out
-        seen.calls.pop(module, None)
-        seen.calls[module] = begun[module], gave.clone() if isinstance(gave, Tensor) else None
-
-    def on_head(_: Any, args: tuple[Tensor, ...]) -> None:
-        seen.head = args[0].clone()
-
-    with ExitStack() as stack:
-        for module in dict.fromkeys(watched):
-            handle = module.register_forward_pre_hook(before, with_kwargs=True)
-            stack.callback(handle.remove)
-            stack.callback(module.register_forward_hook(after).remove)
-        if head is not None:
-            stack.callback(head.register_forward_pre_hook(on_head, prepend=True).remove)
-        yield seen
+def _added(seen: Seen, part: Part) -> Tensor:
+    """What a part added."""
+    read, gave = seen.calls[part.module]
+    if part.kind == "embedding":
+        return _present(read)
+    return _present(gave) - _present(read) if part.kind == "layer" else _present(gave)
 
 
 def _present(tensor: Tensor | None) -> Tensor:
@@ -212,7 +172,7 @@ def _with_layers(
     norm: Norm,
     module: nn.Module,
     x: Tensor,
-    seen: _Seen,
+    seen: Seen,
     names: dict[nn.Module, str],
 ) -> ResidualStream:
     """The stream that a final norm reads as x [B, T, d], with its parts where it has some."""
@@ -227,11 +187,11 @@ def _with_layers(
     parts = [Part("embedding", 0, layers[0])]
     for number, layer in enumerate(layers, start=1):
         parts += _parts_of_layer(layer, number, seen)
-    added = [seen.part(part).double().reshape(x.shape) for part in parts]
+    added = [_added(seen, part).double().reshape(x.shape) for part in parts]
     total = torch.stack(added).sum(dim=0)
     if not same(total, x, x.dtype):
         return found([], said + "and what its layers add does not add up to what that reads.")
-    with torch.inference_mode(), _watched([module]) as once_more:
+    with torch.inference_mode(), watched([module]) as once_more:
         h = models.hidden_states(lm, ids)
     if _place(h, _present(once_more.calls[module][1])) is None:
         return found([], said + "whose states come from several passes over a block.")
@@ -242,7 +202,7 @@ def _with_layers(
     return found(parts, said + ".")
 
 
-def _layers(model: nn.Module, x: Tensor, seen: _Seen) -> list[nn.Module]:
+def _layers(model: nn.Module, x: Tensor, seen: Seen) -> list[nn.Module]:
     """The longest list of modules, each of which reads what the one before gives, that ends in x.
 
     There is none where a norm lies between two layers (BERT): then nothing adds up across it.
@@ -261,7 +221,7 @@ def _layers(model: nn.Module, x: Tensor, seen: _Seen) -> list[nn.Module]:
     return best
 
 
-def _parts_of_layer(layer: nn.Module, number: int, seen: _Seen) -> list[Part]:
+def _parts_of_layer(layer: nn.Module, number: int, seen: Seen) -> list[Part]:
     """The fewest modules of a layer whose outputs add up to what it adds; else the layer itself."""
     read, gave = (_present(tensor) for tensor in seen.calls[layer])
     inside = {m: name for name, m in layer.named_modules() if name and m in seen.calls}
@@ -284,7 +244,7 @@ def _fits(out: Tensor, added: Tensor) -> bool:
     return out.numel() == added.numel() and out.shape[-1] == added.shape[-1]
 
 
-def _named(module: nn.Module, name: str, number: int, layer: nn.Module, seen: _Seen) -> Part:
+def _named(module: nn.Module, name: str, number: int, layer: nn.Module, seen: Seen) -> Part:
     if _CROSS.search(name):
         return Part("cross-attention", number, module)
     if _ATTENTION.search(name):

@@ -15,8 +15,7 @@ zero: there is none.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,15 +24,13 @@ from transformers import PreTrainedModel
 
 from probenc_support import models
 from probenc_support.models import LanguageModel
+from probenc_support.models.norms import Norm
+from probenc_support.models.watching import Seen, watched
 from probenc_support.precision import wide
 
 _SAME = 1e-4
 """Relative difference up to which two tensors of a forward pass are the same one, as when a dtype
 is changed between a norm and the head."""
-
-_LIKE_A_LAYER_NORM = 0.02
-"""Relative difference up to which a norm does what a LayerNorm of its gain and bias does; bfloat16
-rounds by 0.004."""
 
 _NOTHING = 1e-7
 """Share of the terms of a sum that it must exceed: float32 weights resolve no less."""
@@ -77,10 +74,12 @@ def hidden_bias(lm: LanguageModel, ids: Tensor) -> HiddenBias:
 
 def bias_in(model: PreTrainedModel, run: Callable[[], Any]) -> HiddenBias:
     """The same for a transformers model of any kind and a call that runs it once, head included."""
-    seen = _Seen()
-    with _watched(model, seen):
+    head: Any = model.get_output_embeddings()
+    names = {module: name for name, module in model.named_modules()}
+    read = [m for m in names if _is_norm(m) or (isinstance(m, torch.nn.Linear) and m is not head)]
+    with watched(read, head) as seen:
         run()
-    for found in _read_by_the_head(seen):
+    for found in _read_by_the_head(seen, names):
         affine = _gain_and_bias(found.norm, found.width)
         if affine is None:
             words = (
@@ -114,18 +113,6 @@ def permuted(vector: Tensor, mean: Tensor, *, seed: int = 0) -> Tensor:
 # -------------------------------------------------------------------------- what the head reads
 
 
-@dataclass
-class _Seen:
-    """What modules computed when they were last called in a forward pass, by name."""
-
-    norms: dict[str, tuple[torch.nn.Module, Tensor]] = field(default_factory=dict)
-    """Norm and its output."""
-    linear: dict[str, tuple[torch.nn.Linear, Tensor, Tensor]] = field(default_factory=dict)
-    """Linear layer, its input and its output."""
-    head: Tensor | None = None
-    """What the head read."""
-
-
 @dataclass(frozen=True, eq=False)
 class _Found:
     """A norm whose output, times a number, is what the head or a linear layer before it reads."""
@@ -138,57 +125,30 @@ class _Found:
     layer_name: str = ""
 
 
-@contextmanager
-def _watched(model: PreTrainedModel, seen: _Seen) -> Iterator[None]:
-    """Inside the context modules leave what they compute in `seen`."""
-    head: Any = model.get_output_embeddings()
-
-    def on_head(_: Any, inputs: tuple[Tensor, ...]) -> None:
-        seen.head = inputs[0]
-
-    def on_norm(name: str) -> Any:
-        def keep(module: torch.nn.Module, _: Any, out: Any) -> None:
-            seen.norms.pop(name, None)  # so that the order is that of the last calls
-            seen.norms[name] = (module, out)
-
-        return keep
-
-    def on_linear(name: str) -> Any:
-        def keep(module: torch.nn.Linear, inputs: tuple[Tensor, ...], out: Tensor) -> None:
-            seen.linear[name] = (module, inputs[0], out)
-
-        return keep
-
-    with ExitStack() as stack:
-        stack.callback(head.register_forward_pre_hook(on_head).remove)
-        for name, module in model.named_modules():
-            if "norm" in type(module).__name__.lower():
-                stack.callback(module.register_forward_hook(on_norm(name)).remove)
-            elif isinstance(module, torch.nn.Linear) and module is not head:
-                stack.callback(module.register_forward_hook(on_linear(name)).remove)
-        yield
+def _is_norm(module: torch.nn.Module) -> bool:
+    return "norm" in type(module).__name__.lower()
 
 
-def _read_by_the_head(seen: _Seen) -> Iterator[_Found]:
+def _read_by_the_head(seen: Seen, names: Mapping[torch.nn.Module, str]) -> Iterator[_Found]:
     """The norm that the head reads, then one behind a linear layer that it reads."""
     if seen.head is None:
         return
-    yield from _equal_to(seen.head, seen.norms)
-    for name, (layer, read, out) in seen.linear.items():
+    yield from _equal_to(seen.head, seen, names)
+    for layer, (read, out) in seen.calls.items():
+        if not isinstance(layer, torch.nn.Linear) or read is None or out is None:
+            continue
         if _multiple(seen.head, out) == 1.0:
-            for found in _equal_to(read, seen.norms):
-                yield _Found(
-                    found.name, found.norm, found.width, found.scale, layer=layer, layer_name=name
-                )
+            for found in _equal_to(read, seen, names):
+                yield replace(found, layer=layer, layer_name=names[layer])
 
 
-def _equal_to(
-    read: Tensor, norms: Mapping[str, tuple[torch.nn.Module, Tensor]]
-) -> Iterator[_Found]:
+def _equal_to(read: Tensor, seen: Seen, names: Mapping[torch.nn.Module, str]) -> Iterator[_Found]:
     """Norms of which `read` is a multiple of the output, the one called last first."""
-    for name, (norm, out) in reversed(list(norms.items())):
-        if isinstance(out, Tensor) and (scale := _multiple(read, out)) is not None:
-            yield _Found(name, norm, out.shape[-1], scale)
+    for norm, (_, out) in reversed(seen.calls.items()):
+        if not _is_norm(norm) or out is None:
+            continue
+        if (scale := _multiple(read, out)) is not None:
+            yield _Found(names[norm], norm, out.shape[-1], scale)
 
 
 def _multiple(tensor: Tensor, of: Tensor) -> float | None:
@@ -211,22 +171,13 @@ def _multiple(tensor: Tensor, of: Tensor) -> float | None:
 def _gain_and_bias(norm: torch.nn.Module, width: int) -> tuple[Tensor, Tensor] | None:
     """[width] and [width] float64 of a LayerNorm of whichever class; None: it is none.
 
-    Some classes keep the gain's distance from one, some have neither gain nor bias, and an RMSNorm
-    has the same names: so what the norm does to an input is compared with what it should do.
+    It is told by what it does to an input whose mean is far from zero, so that an RMSNorm does not
+    pass for one.
     """
-    stored = getattr(norm, "weight", None)
-    shift = getattr(norm, "bias", None)
-    unit = torch.ones(width, dtype=torch.float64)
-    weight = unit if stored is None else stored.detach().cpu().double()
-    bias = torch.zeros_like(unit) if shift is None else shift.detach().cpu().double()
-    x = torch.linspace(-1, 1, width, dtype=torch.float64) ** 3
-    like = next(norm.parameters(), torch.zeros(1))
-    out = norm((100 * x + 50).to(like)).cpu().double()
-    for gain in (weight, 1 + weight):
-        wanted = gain * x / x.std(correction=0) + bias
-        if float((out - wanted).abs().max()) <= _LIKE_A_LAYER_NORM * float(wanted.abs().max()):
-            return gain, bias
-    return None
+    x = 100 * torch.linspace(-1, 1, width, dtype=torch.float64) ** 3 + 50
+    x = x.to(next(norm.parameters(), torch.zeros(1)))
+    found = Norm.of(norm, x, norm(x))
+    return (found.gain.cpu(), found.bias.cpu()) if found and found.centred else None
 
 
 def _of_norm(gain: Tensor, bias: Tensor, name: str) -> HiddenBias:
