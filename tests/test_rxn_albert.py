@@ -11,7 +11,7 @@ from transformers import AlbertForMaskedLM, AutoModelForMaskedLM, AutoTokenizer
 
 from probenc_support import cache, corpora, inference, models
 from probenc_support.errors import InputError
-from probenc_support.models import rxn_albert, untrained
+from probenc_support.models import fetching, rxn_albert, untrained
 from probenc_support.roster import ROSTER
 
 REACTIONS = (
@@ -158,7 +158,8 @@ def test_documents_are_parted_by_the_token_that_ends_one(tmp_path: Path) -> None
 
 
 def test_the_roster_knows_it() -> None:
-    assert ROSTER["rxn-albert"].source == rxn_albert.SOURCE
+    kind, _, distribution = ROSTER["rxn-albert"].source.partition(":")
+    assert (kind, fetching.WHEELS[distribution]) == ("wheel", rxn_albert.WHEEL)
 
 
 @pytest.mark.real_model

@@ -50,20 +50,27 @@ def new(recipe: Recipe) -> PreTrainedModel:
     return make(recipe)
 
 
+def _common(recipe: Recipe) -> dict[str, Any]:
+    """Sizes and settings by the names that most architectures have for them."""
+    return {
+        "vocab_size": recipe.rows,
+        "hidden_size": recipe.d,
+        "num_hidden_layers": recipe.layers,
+        "num_attention_heads": recipe.heads,
+        "max_position_embeddings": recipe.sequence_length,
+        "attention_dropout": recipe.dropout,
+        "bos_token_id": _START,
+        "eos_token_id": _START,
+        "tie_word_embeddings": recipe.tied,
+    }
+
+
 def _gpt_neox(recipe: Recipe) -> PreTrainedModel:
     """Pythia's: parallel blocks, rotary positions, LayerNorm."""
     config = GPTNeoXConfig(
-        vocab_size=recipe.rows,
-        hidden_size=recipe.d,
-        num_hidden_layers=recipe.layers,
-        num_attention_heads=recipe.heads,
+        **_common(recipe),
         intermediate_size=4 * recipe.d,
-        max_position_embeddings=recipe.sequence_length,
         hidden_dropout=recipe.dropout,
-        attention_dropout=recipe.dropout,
-        bos_token_id=_START,
-        eos_token_id=_START,
-        tie_word_embeddings=recipe.tied,
     )
     return GPTNeoXForCausalLM(config)
 
@@ -89,16 +96,8 @@ def _gpt2(recipe: Recipe) -> PreTrainedModel:
 def _llama(recipe: Recipe) -> PreTrainedModel:
     """RMSNorm, rotary positions, SwiGLU, no biases."""
     config = LlamaConfig(
-        vocab_size=recipe.rows,
-        hidden_size=recipe.d,
-        num_hidden_layers=recipe.layers,
-        num_attention_heads=recipe.heads,
+        **_common(recipe),
         intermediate_size=_gated(recipe.d),
-        max_position_embeddings=recipe.sequence_length,
-        attention_dropout=recipe.dropout,
-        bos_token_id=_START,
-        eos_token_id=_START,
-        tie_word_embeddings=recipe.tied,
     )
     return LlamaForCausalLM(config)
 
@@ -113,21 +112,13 @@ def _modernbert(recipe: Recipe) -> PreTrainedModel:
     """
     layers = ("sliding_attention", "full_attention")
     options: dict[str, Any] = {
-        "vocab_size": recipe.rows,
-        "hidden_size": recipe.d,
-        "num_hidden_layers": recipe.layers,
-        "num_attention_heads": recipe.heads,
+        **_common(recipe),
         "intermediate_size": _gated(recipe.d),
-        "max_position_embeddings": recipe.sequence_length,
         "layer_types": [layers[number % 2] for number in range(recipe.layers)],
         "local_attention": 8,
-        "attention_dropout": recipe.dropout,
         "embedding_dropout": recipe.dropout,
         "mlp_dropout": recipe.dropout,
-        **dict.fromkeys(
-            (f"{name}_token_id" for name in ("pad", "bos", "eos", "cls", "sep")), _START
-        ),
-        "tie_word_embeddings": recipe.tied,
+        **dict.fromkeys((f"{name}_token_id" for name in ("pad", "cls", "sep")), _START),
     }
     if recipe.objective == CAUSAL:
         return ModernBertDecoderForCausalLM(ModernBertDecoderConfig(**options))

