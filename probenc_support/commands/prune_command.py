@@ -2,7 +2,6 @@
 
 import argparse
 import math
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -90,9 +89,8 @@ def run(options: argparse.Namespace, out: Path) -> None:
                         came = _came(lm, loaded, judging, apart)
                     table = _table(expected, came, judging)
                     writing.write_told(_told(options, lm, table, facts), temporary, out)
-    print(report.as_text(table, _FORMATS))
-    print(LEGEND, _words(facts), sep="\n", file=sys.stderr)
-    print("Nothing was written." if options.dry_run else f"Written: {out}", file=sys.stderr)
+    written = None if options.dry_run else out
+    report.show(table, _FORMATS, LEGEND, _words(facts), written=written)
 
 
 def _removed(share: float, d: int) -> int:
@@ -222,16 +220,10 @@ def _told(
             else "What saves them is a head of two factors, which transformers cannot load."
         )
     )
-    untied = (
-        "The model's input and output embedding are one matrix; here they are two, and the input "
-        "embedding is what it was. No other weight differs."
-        if lm.tied
-        else "No other weight differs."
-    )
     return writing.Told(
         report.card(
             lm, options.model, f"{lm.name}, its output embedding pruned", _words(facts), shape,
-            untied, report.as_markdown(table, _FORMATS), f"({LEGEND})",
+            report.what_else(lm), report.as_markdown(table, _FORMATS), f"({LEGEND})",
         ),
         facts | {"costs": table.to_dict("records")},
         table,

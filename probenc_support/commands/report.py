@@ -1,6 +1,8 @@
 """Words of the commands: tables for the terminal, and the card of a model that was written."""
 
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 import pandas as pd
 import transformers
@@ -42,6 +44,25 @@ def origin(lm: LanguageModel, name: str) -> dict[str, str]:
         "dtype": str(lm.dtype).removeprefix("torch."),
         "kind": lm.kind.name,
     }
+
+
+def what_else(lm: LanguageModel) -> str:
+    """What the edit of an output embedding leaves as it was, in words."""
+    same = "No other weight differs."
+    if not lm.tied:
+        return same
+    return (
+        "The model's input and output embedding are one matrix; here they are two, and the input "
+        f"embedding is what it was. {same}"
+    )
+
+
+def show(table: pd.DataFrame, formats: Mapping[str, str], *told: str, written: Path | None) -> None:
+    """Prints the table, and to stderr what is told of it and where the model was written; None:
+    it was not."""
+    print(as_text(table, formats))
+    where = "Nothing was written." if written is None else f"Written: {written}"
+    print(*told, where, sep="\n", file=sys.stderr)
 
 
 def versions() -> dict[str, str]:

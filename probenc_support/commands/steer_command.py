@@ -2,7 +2,6 @@
 
 import argparse
 import math
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from probenc_support.corpora import TokenBlocks
 from probenc_support.errors import InputError
 from probenc_support.inference import Detection
 from probenc_support.models import LanguageModel
-from probenc_support.steering import Steered, texts
+from probenc_support.steering import Steered, candidates, texts
 
 _CALIBRATION_POSITIONS = 1024
 """Of each corpus that the robust direction is fitted to besides the detecting one."""
@@ -81,9 +80,8 @@ def run(options: argparse.Namespace, wanted: Mapping[str | int, float], out: Pat
                         table, facts = _came(loaded, table, facts, edited, fitted, elsewhere)
                     told = _told(options, lm, table, facts, gguf is not None)
                     writing.write_told(told, temporary, out)
-    print(report.as_text(table, _FORMATS))
-    print(LEGEND, _words(facts), sep="\n", file=sys.stderr)
-    print("Nothing was written." if options.dry_run else f"Written: {out}", file=sys.stderr)
+    written = None if options.dry_run else out
+    report.show(table, _FORMATS, LEGEND, _words(facts), written=written)
 
 
 def _texts(
@@ -138,8 +136,7 @@ def _expected(
     edited: Steered, vector: Tensor, lm: LanguageModel, fitted: _Text, elsewhere: _Text
 ) -> pd.DataFrame:
     """The table in closed form: a row a token."""
-    rows = lm.head.rows.cpu().double()
-    length = float((rows - rows.mean(dim=0)).norm(dim=1).mean())
+    length = candidates.row_length(lm.head)
     tokens = edited.tokens
     return pd.DataFrame(
         {
@@ -236,16 +233,10 @@ def _told(
         f"This is {lm.name} with {len(table)} rows of {where} moved, so that these tokens are "
         "on average so many times as likely as they were:"
     )
-    untied = (
-        "The model's input and output embedding are one matrix; here they are two, and the input "
-        "embedding is what it was. No other weight differs."
-        if lm.tied
-        else "No other weight differs."
-    )
     return writing.Told(
         report.card(
             lm, options.model, f"{lm.name}, steered", what,
-            report.as_markdown(table, _FORMATS), f"({LEGEND})", _words(facts), untied,
+            report.as_markdown(table, _FORMATS), f"({LEGEND})", _words(facts), report.what_else(lm),
         ),
         dict(facts) | {"tokens": table.to_dict("records")},
         table,

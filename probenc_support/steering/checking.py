@@ -44,14 +44,16 @@ def closed_form_error(
             for token, goal in zip(tokens, expected, strict=True):
                 row = weight[token].clone()
                 add_to_rows(lm, weight, token[None], step * vector[None])
-                measured = _mean_probability(lm, ids, int(token))
+                measured = float(mean_probabilities(lm, ids, token[None]))
                 weight[token] = row
                 worst = max(worst, abs(measured / float(goal) - 1.0))
     return worst
 
 
 @torch.inference_mode()
-def _mean_probability(lm: LanguageModel, ids: Tensor, token: int) -> float:
-    """By the model's own forward pass, as it stands."""
-    logits = wide(models.logits(lm, ids))
-    return float((logits[..., token] - torch.logsumexp(logits, dim=-1)).exp().mean())
+def mean_probabilities(lm: LanguageModel, ids: Tensor, tokens: Tensor) -> Tensor:
+    """[K] float64 of tokens [K] over a text ids [B, T], by the model's own forward pass, as it
+    stands."""
+    logits = wide(models.logits(lm, ids)).flatten(0, 1)
+    log_p = logits[:, tokens] - torch.logsumexp(logits, dim=1)[:, None]
+    return log_p.exp().mean(dim=0).cpu()

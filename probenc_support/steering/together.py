@@ -18,9 +18,11 @@ from probenc_support.errors import InputError
 from probenc_support.inference import Detection
 from probenc_support.models import LanguageModel
 from probenc_support.precision import wide
-from probenc_support.steering.closed_form import log_mean
+from probenc_support.steering.checking import mean_probabilities
+from probenc_support.steering.closed_form import log_mean, sums_by_group
 from probenc_support.steering.editing import edited_rows
 from probenc_support.steering.joint import joint_log_p, solve_jointly
+from probenc_support.steering.scores import effect
 from probenc_support.steering.solving import solve_steps
 from probenc_support.steering.two_way import TwoWay
 
@@ -62,9 +64,8 @@ class Solved:
     the scales, the linear rule, since the direction has no steps that do."""
 
     def u(self, h: Tensor) -> Tensor:
-        """[N, K], or [1, K] of a plain bias: how far logits move at hidden states h [N, d]."""
-        effect = torch.ones(1, dtype=torch.float64)
-        return torch.outer(effect if self.vector is None else h.double() @ self.vector, self.steps)
+        """[N, K] how far logits move at hidden states h [N, d]."""
+        return torch.outer(effect(self.vector, h), self.steps)
 
 
 def rules(
@@ -99,9 +100,8 @@ def _separate(log_p: Tensor, h: Tensor, vector: Tensor, wanted: Tensor) -> Solve
 
 
 def _together(log_p: Tensor, h: Tensor, vector: Tensor | None, wanted: Tensor) -> Solved:
-    effect = torch.ones(len(h)).double() if vector is None else h.double() @ vector
     try:
-        return Solved(vector, solve_jointly(log_p, effect, wanted))
+        return Solved(vector, solve_jointly(log_p, effect(vector, h), wanted))
     except InputError:
         return Solved(vector, wanted, solved=False)
 
@@ -126,10 +126,11 @@ def worst_errors(
     for domain, text in domains.items():
         log_p = lm.head.log_p(text.h, tokens, text.z)
         draws = TwoWay.of(len(tokens), text.n_groups, n_draws=n_draws, seed=seed)
-        before = _by_group(log_p, text)
+        before = sums_by_group(log_p.exp(), text.group).T
         worst, drawn = {}, {}
         for name, solved in made.items():
-            after = _by_group(joint_log_p(log_p, solved.u(text.h).expand_as(log_p)), text)
+            moved_log_p = joint_log_p(log_p, solved.u(text.h))
+            after = sums_by_group(moved_log_p.exp(), text.group).T
             error = ((after.sum(dim=1) / before.sum(dim=1)).log() - scales.log()).abs()
             moved = draws.log_sums(after) - draws.log_sums(before)
             drawn[name] = (moved - scales.log()).abs().amax(dim=1)
@@ -148,12 +149,6 @@ def _ends(prefix: str, drawn: Tensor) -> dict[str, float]:
     """The middle 95 % of draws [B]."""
     low, high = drawn.quantile(torch.tensor([0.025, 0.975]).to(drawn)).tolist()
     return {f"{prefix}low": low, f"{prefix}high": high}
-
-
-def _by_group(log_p: Tensor, text: Detection) -> Tensor:
-    """[K, G] sums of probabilities over the positions of each group of text."""
-    sums = torch.zeros(text.n_groups, log_p.shape[1], dtype=torch.float64)
-    return sums.index_add_(0, text.group, log_p.exp()).T.contiguous()
 
 
 def by_number(
@@ -207,16 +202,8 @@ def edited_model_error(
     except InputError:
         steps = scales.log()
     with edited_rows(lm, tokens, torch.outer(steps, vector.to(steps))):
-        after = _mean_probabilities(lm, ids, tokens)
+        after = mean_probabilities(lm, ids, tokens)
     return float((after / (log_mean(log_p).exp() * scales) - 1).abs().max())
-
-
-@torch.inference_mode()
-def _mean_probabilities(lm: LanguageModel, ids: Tensor, tokens: Tensor) -> Tensor:
-    """[K] float64, by the model's own forward pass, as it stands."""
-    logits = wide(models.logits(lm, ids)).flatten(0, 1)
-    log_p = logits[:, tokens] - torch.logsumexp(logits, dim=1)[:, None]
-    return log_p.exp().mean(dim=0).cpu()
 
 
 def metrics(
