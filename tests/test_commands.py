@@ -1,12 +1,13 @@
 """`steer` and `prune`: what they write is what they say, loads anywhere, and is whole or absent."""
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -413,17 +414,37 @@ def test_a_full_disk_leaves_nothing(run: Run, folders: Any, tmp_path: Path, comm
 def test_a_process_that_is_ended_leaves_nothing(
     run: Run, folders: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    before = signal.getsignal(number)
+    model = folders("untied")
+    # As in a terminal: what a shell puts into the background is started with Ctrl-C ignored.
+    usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
 
     def ended(self: Any, folder: Path, *_: Any, **__: Any) -> None:
         assert (Path(folder) / "model.safetensors").is_file(), "in the middle of writing"
         os.kill(os.getpid(), number)
 
     monkeypatch.setattr(tiny.tokenizer().__class__, "save_pretrained", ended)
-    done = run("steer", "--model", folders("untied"), *LIKELY, "--out", tmp_path / "out")
+    with handled(number, usual):
+        done = run("steer", "--model", model, *LIKELY, "--out", tmp_path / "out")
+        assert signal.getsignal(number) == usual
     assert done.returncode == (130 if number == signal.SIGINT else 128 + number)
     assert not list(tmp_path.iterdir())
-    assert signal.getsignal(number) is before
+
+
+@contextlib.contextmanager
+def handled(number: int, handler: Any) -> Iterator[None]:
+    """Inside the context a signal has another handler."""
+    before = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_hang_up_that_is_ignored_stays_ignored() -> None:
+    """Under nohup a command goes on when its terminal is closed."""
+    with handled(signal.SIGHUP, signal.SIG_IGN), output.ending_in_order():
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
 
 
 # -------------------------------------------------------------------------------------------- GGUF

@@ -68,12 +68,13 @@ def _check_above(path: Path) -> None:
 @contextlib.contextmanager
 def ending_in_order() -> Iterator[None]:
     """Inside the context a request to end (SIGTERM, SIGHUP) raises SystemExit, so that what is
-    half-written is removed."""
+    half-written is removed. One that is ignored, as under nohup, stays ignored."""
 
     def end(number: int, _: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
     asked = [s for name in ("SIGTERM", "SIGHUP") if (s := getattr(signal, name, None))]
+    asked = [number for number in asked if signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, end) for number in asked}
     try:
         yield
