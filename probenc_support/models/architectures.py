@@ -10,6 +10,8 @@ from typing import Any
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
+    GPTJConfig,
+    GPTJForCausalLM,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
     LlamaConfig,
@@ -93,6 +95,26 @@ def _gpt2(recipe: Recipe) -> PreTrainedModel:
     return GPT2LMHeadModel(config)
 
 
+def _gptj(recipe: Recipe) -> PreTrainedModel:
+    """GPT-J's: parallel blocks behind one LayerNorm, rotary positions (in a quarter of each head's
+    dimensions, as in Pythia), and a bias in the head."""
+    config = GPTJConfig(
+        vocab_size=recipe.rows,
+        n_embd=recipe.d,
+        n_layer=recipe.layers,
+        n_head=recipe.heads,
+        n_positions=recipe.sequence_length,
+        rotary_dim=recipe.d // recipe.heads // 4,
+        resid_pdrop=recipe.dropout,
+        embd_pdrop=recipe.dropout,
+        attn_pdrop=recipe.dropout,
+        bos_token_id=_START,
+        eos_token_id=_START,
+        tie_word_embeddings=recipe.tied,
+    )
+    return GPTJForCausalLM(config)
+
+
 def _llama(recipe: Recipe) -> PreTrainedModel:
     """RMSNorm, rotary positions, SwiGLU, no biases."""
     config = LlamaConfig(
@@ -153,6 +175,7 @@ def _t5(recipe: Recipe) -> PreTrainedModel:
 _ARCHITECTURES: dict[str, tuple[Callable[[Recipe], PreTrainedModel], tuple[str, ...]]] = {
     "gpt-neox": (_gpt_neox, (CAUSAL,)),
     "gpt2": (_gpt2, (CAUSAL,)),
+    "gptj": (_gptj, (CAUSAL,)),
     "llama": (_llama, (CAUSAL,)),
     "modernbert": (_modernbert, (MASKED, CAUSAL)),
     "t5": (_t5, (ENCODER_DECODER,)),

@@ -13,7 +13,7 @@ CAUSAL, MASKED, ENCODER_DECODER = "causal", "masked", "encoder-decoder"
 """Objectives, by the names that kinds of models have: see `models.objectives`."""
 
 
-_ADDED = ("architecture", "tied", "objective", "early")
+_ADDED = ("architecture", "tied", "objective", "early", "intervention")
 """Fields that recipes did not have at first."""
 
 
@@ -54,6 +54,8 @@ class Recipe:
     """What it learns to predict: `causal`, `masked` or `encoder-decoder`."""
     early: bool = True
     """Whether steps 1, 2, 4, ... 512 are kept; else 0 and every `every` steps are."""
+    intervention: str = ""
+    """What is done to the model around each step, see `models.interventions`; empty: nothing."""
 
     @property
     def rows(self) -> int:
@@ -100,6 +102,7 @@ RECIPES = {
         _like_nano("pythia-nano-256", layers=4, d=256, heads=8, dense=64, learning_rate=2e-3),
         _like_nano("nano-gpt2", architecture="gpt2", tied=True, learning_rate=2e-3),
         _like_nano("nano-gpt2-untied", architecture="gpt2", learning_rate=2e-3),
+        _like_nano("nano-gptj", architecture="gptj", early=False, every=32),
         _like_nano("nano-llama", architecture="llama", tied=True),
         _like_nano("nano-llama-untied", architecture="llama"),
         _like_nano("nano-causal", architecture="modernbert", tied=True),

@@ -27,7 +27,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from probenc_support import cache
 from probenc_support.errors import InputError
-from probenc_support.models import architectures, objectives, runtime
+from probenc_support.models import architectures, interventions, objectives, runtime
 from probenc_support.models.recipes import RECIPES, VERSION, Recipe
 from probenc_support.models.training_text import (
     CHARACTERS_PER_TOKEN,
@@ -67,8 +67,9 @@ def _number(*seed: int) -> int:
 
 
 def _optimiser(model: PreTrainedModel, recipe: Recipe) -> torch.optim.AdamW:
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.ndim == 1]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    matrices = [p for p in trained if p.ndim > 1]
+    vectors = [p for p in trained if p.ndim == 1]
     groups = [
         {"params": matrices, "weight_decay": recipe.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
@@ -128,6 +129,7 @@ class _Run:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
     optimiser: torch.optim.AdamW
+    intervention: interventions.Intervention
     step: int = 0
     losses: list[float] = field(default_factory=list)
     seconds: float = 0.0
@@ -152,7 +154,9 @@ class _Run:
                 "smaller learning rate."
             )
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.intervention.before_step(self.model)
         self.optimiser.step()
+        self.intervention.after_step(self.model, self.optimiser)
         self.optimiser.zero_grad()
         self.losses.append(loss)
         self.step += 1
@@ -277,7 +281,10 @@ def train(
     model.to(device=where)  # type: ignore[call-arg]
     model.train()
     tokenizer = objectives.tokenizer_of(recipe, text.tokenizer)
-    run = _Run(recipe, seed, text, folder, where, model, tokenizer, _optimiser(model, recipe))
+    intervention = interventions.of(recipe, text, seed)
+    intervention.begin(model)
+    optimiser = _optimiser(model, recipe)
+    run = _Run(recipe, seed, text, folder, where, model, tokenizer, optimiser, intervention)
     with cache.locked(f"training-{hashlib.sha256(str(folder).encode()).hexdigest()[:16]}"):
         if not (folder / "training.json").is_file():
             _to_the_end(run, progress)
@@ -329,18 +336,23 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
-def trained(name: str, *, seed: int = 0, corpus: str = "docstrings", device: str = "auto") -> Path:
+def trained(
+    name: str | Recipe, *, seed: int = 0, corpus: str = "docstrings", device: str = "auto"
+) -> Path:
     """Folder of a trained model, laid out by revisions (`step0`, `step1`, ...); trains if missing.
+
+    Args:
+        name: of a recipe, or a recipe of one's own.
 
     Raises:
         InputError: no such recipe, or see `train`.
     """
-    recipe = named(name)
+    recipe = named(name) if isinstance(name, str) else name
     documents = documents_of(corpus, recipe.tokens * CHARACTERS_PER_TOKEN)
     digest = hash_of(documents, held_out(corpus, documents))
     settings = json.dumps(recipe.settings, sort_keys=True) + digest + f"v{VERSION}"
     key = hashlib.sha256(settings.encode()).hexdigest()[:12]
-    folder = cache.cache_dir() / "training" / f"{name}-seed{seed}-{key}"
+    folder = cache.cache_dir() / "training" / f"{recipe.name}-seed{seed}-{key}"
     if (folder / "training.json").is_file():
         return folder
     return train(recipe, folder=folder, corpus=corpus, seed=seed, device=device)

@@ -1,0 +1,167 @@
+"""Interventions in training: what is done to a model before its first step and around each step.
+
+An intervention is named in a recipe and made from the recipe, the text and the seed alone, so that
+an interrupted run goes on with the same one. It holds nothing that changes from step to step.
+
+Those here ask whether knowing the frequencies of tokens early helps the rest of a network to learn.
+The head then has a bias that is not trained, so that frequency can be given to it, and the part of
+E that tells frequencies apart can be taken away.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from probenc_support.errors import InputError
+from probenc_support.models.recipes import Recipe
+from probenc_support.models.training_text import Text
+
+DEGREE = 4
+"""Of the polynomials of log frequency that `Blocked` takes out of E."""
+
+
+class Intervention:
+    """What the training loop calls; this one does nothing."""
+
+    def begin(self, model: PreTrainedModel) -> None:
+        """Is called once, with the new model's weights, before its optimiser is made."""
+
+    def before_step(self, model: PreTrainedModel) -> None:
+        """Is called when the gradients are there and before the optimiser uses them."""
+
+    def after_step(self, model: PreTrainedModel, optimiser: torch.optim.Optimizer) -> None:
+        """Is called when the optimiser has changed the weights."""
+
+
+class FixedBias(Intervention):
+    """The head's bias is given and stays as it is."""
+
+    def __init__(self, bias: Tensor) -> None:
+        """`bias`: [V], added to the logits."""
+        self.bias = bias
+
+    def begin(self, model: PreTrainedModel) -> None:
+        """Raises: InputError, for a model whose head has no bias."""
+        head = model.get_output_embeddings()
+        if getattr(head, "bias", None) is None:
+            raise InputError(
+                f"A {model.config.model_type} model has no bias in its head, which this "
+                "intervention sets; name an architecture that has one, such as gptj."
+            )
+        with torch.no_grad():
+            head.bias.copy_(self.bias)
+        head.bias.requires_grad_(False)
+
+
+class Blocked(Intervention):
+    """E never holds anything of given functions of the tokens.
+
+    Let the orthonormal columns of U [V, k] span these functions and be orthogonal to the constant.
+    After every step E loses U U^T E, so that a regression of any of them on E has slopes and an R^2
+    of exactly zero. The gradient loses the same part before the optimiser sees it, and so does the
+    mean of gradients that Adam keeps.
+    """
+
+    def __init__(self, U: Tensor) -> None:
+        """`U`: [V, k], orthonormal columns."""
+        self.U = U
+
+    def begin(self, model: PreTrainedModel) -> None:
+        self._project(_embedding(model).data)
+
+    def before_step(self, model: PreTrainedModel) -> None:
+        gradient = _embedding(model).grad
+        if gradient is not None:
+            self._project(gradient)
+
+    def after_step(self, model: PreTrainedModel, optimiser: torch.optim.Optimizer) -> None:
+        E = _embedding(model)
+        self._project(E.data)
+        for moment in ("exp_avg", "momentum_buffer"):
+            if (kept := optimiser.state[E].get(moment)) is not None:
+                self._project(kept)
+
+    def _project(self, matrix: Tensor) -> None:
+        U = self.U.to(matrix)
+        matrix.sub_(U @ (U.T @ matrix))
+
+
+class Several(Intervention):
+    """Interventions one after the other."""
+
+    def __init__(self, *parts: Intervention) -> None:
+        self.parts = parts
+
+    def begin(self, model: PreTrainedModel) -> None:
+        for part in self.parts:
+            part.begin(model)
+
+    def before_step(self, model: PreTrainedModel) -> None:
+        for part in self.parts:
+            part.before_step(model)
+
+    def after_step(self, model: PreTrainedModel, optimiser: torch.optim.Optimizer) -> None:
+        for part in self.parts:
+            part.after_step(model, optimiser)
+
+
+def _embedding(model: PreTrainedModel) -> nn.Parameter:
+    weight: nn.Parameter = model.get_output_embeddings().weight
+    return weight
+
+
+def log_frequency(recipe: Recipe, text: Text, seed: int) -> Tensor:
+    """[V] float64 log of the frequency with which a run reads each token, one being added to each
+    count, so that tokens that never occur have one, too."""
+    counts = text.counts(recipe, seed) + 1.0
+    return torch.from_numpy(np.log(counts / counts.sum()))
+
+
+def shuffled(values: Tensor, seed: int) -> Tensor:
+    """The same values, dealt out to the tokens by lot."""
+    order = np.random.default_rng((seed, 1)).permutation(len(values))
+    return values[torch.from_numpy(order)]
+
+
+def polynomials(values: Tensor, degree: int = DEGREE) -> Tensor:
+    """[V, degree] orthonormal columns that span the polynomials of some values [V] up to a degree,
+    less the constant, to which they are orthogonal."""
+    x = (values - values.mean()) / values.std()
+    powers = torch.stack([x**power for power in range(degree + 1)], dim=1)
+    Q: Tensor = torch.linalg.qr(powers).Q
+    return Q[:, 1:]
+
+
+_Make = Callable[[Tensor, int], Intervention]
+
+INTERVENTIONS: dict[str, _Make] = {
+    "bias-zero": lambda log_f, seed: FixedBias(torch.zeros_like(log_f)),
+    "bias-frequency": lambda log_f, seed: FixedBias(log_f),
+    "bias-shuffled": lambda log_f, seed: FixedBias(shuffled(log_f, seed)),
+    "blocked": lambda log_f, seed: Several(
+        FixedBias(torch.zeros_like(log_f)), Blocked(polynomials(log_f))
+    ),
+    "blocked-bias-frequency": lambda log_f, seed: Several(
+        FixedBias(log_f), Blocked(polynomials(log_f))
+    ),
+}
+"""Functions of the log frequencies [V] and the seed, by the name that a recipe gives."""
+
+
+def of(recipe: Recipe, text: Text, seed: int) -> Intervention:
+    """The intervention of a recipe.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    if not recipe.intervention:
+        return Intervention()
+    if recipe.intervention not in INTERVENTIONS:
+        raise InputError(
+            f"The intervention of {recipe.name} is {recipe.intervention!r}; name one of "
+            f"{', '.join(INTERVENTIONS)}."
+        )
+    return INTERVENTIONS[recipe.intervention](log_frequency(recipe, text, seed), seed)
