@@ -61,14 +61,19 @@ def test_frequencies_are_those_of_what_is_read(log_f: Tensor, text: Text) -> Non
     np.testing.assert_allclose(ratios / ratios.min(), (counts + 1) / (counts + 1).min())
 
 
-def test_polynomials_are_orthonormal_and_hold_no_constant(log_f: Tensor) -> None:
-    U = interventions.polynomials(log_f)
-    torch.testing.assert_close(U.T @ U, torch.eye(interventions.DEGREE).double())
+def test_splines_are_orthonormal_and_hold_all_piecewise_linear_functions(log_f: Tensor) -> None:
+    U = interventions.splines(log_f)
+    torch.testing.assert_close(U.T @ U, torch.eye(U.shape[1]).double())
     assert U.sum(0).abs().max() < 1e-9
-    for power in range(1, interventions.DEGREE + 1):
-        values = log_f**power
-        values = values - values.mean()
-        torch.testing.assert_close(U @ (U.T @ values), values, rtol=1e-6, atol=1e-6)
+    falling = log_f.sort(descending=True).values
+    for knot in (falling[0], falling[7], falling[31], falling[-1]):
+        bent = (log_f - knot).clamp(min=0.0)
+        bent = bent - bent.mean()
+        torch.testing.assert_close(U @ (U.T @ bent), bent, rtol=1e-6, atol=1e-6)
+    # A bend where there is no knot is not in the span.
+    bent = (log_f - 0.5 * (falling[7] + falling[31])).clamp(min=0.0)
+    bent = bent - bent.mean()
+    assert (U @ (U.T @ bent) - bent).norm() > 1e-3 * bent.norm()
 
 
 @pytest.mark.parametrize("step", [0, 4, 12])
@@ -93,20 +98,22 @@ def test_shuffling_keeps_the_values(log_f: Tensor) -> None:
 
 @pytest.mark.parametrize("step", [0, 4, 12])
 def test_what_is_blocked_is_never_there(arms: dict[str, Path], log_f: Tensor, step: int) -> None:
-    """R^2 of any polynomial of log frequency on E is zero; the trained embedding without the
-    block, the control of this test, has one."""
-    wanted = torch.stack([log_f, (log_f - log_f.mean()) ** 3], dim=1).numpy()
+    """R^2 of log frequency and of whether a token is frequent on E is zero, and lengths of rows
+    do not go with it; the trained embedding without the block, the control, has them."""
+    wanted = torch.stack([log_f, (log_f - log_f.sort().values[-32]).clamp(min=0)], dim=1).numpy()
     for name in ("blocked", "blocked-bias-frequency"):
         E, _ = head(arms[name], step)
         assert Design.of(E).fit_many(wanted).r2.max() < 1e-10
+        assert abs(np.corrcoef(E.norm(dim=1).log(), log_f)[0, 1]) < 0.05
     if step == 12:
         E, _ = head(arms["bias-zero"], step)
         assert Design.of(E).fit_many(wanted).r2.min() > 0.3
+        assert abs(np.corrcoef(E.norm(dim=1).log(), log_f)[0, 1]) > 0.2
 
 
 def test_blocking_keeps_the_rest_of_a_gradient(log_f: Tensor) -> None:
     model = training.new_model(TINY, 0)
-    U = interventions.polynomials(log_f)
+    U = interventions.splines(log_f)
     block = interventions.Blocked(U)
     E = model.get_output_embeddings().weight
     E.grad = torch.randn(E.shape, generator=torch.Generator().manual_seed(0))
@@ -117,7 +124,7 @@ def test_blocking_keeps_the_rest_of_a_gradient(log_f: Tensor) -> None:
 
 def test_optimiser_holds_nothing_of_what_is_blocked(log_f: Tensor) -> None:
     model = training.new_model(TINY, 0)
-    block = interventions.Blocked(interventions.polynomials(log_f))
+    block = interventions.Blocked(interventions.splines(log_f))
     block.begin(model)
     E = model.get_output_embeddings().weight
     optimiser = torch.optim.AdamW([E], lr=0.1)

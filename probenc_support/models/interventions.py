@@ -19,8 +19,8 @@ from probenc_support.errors import InputError
 from probenc_support.models.recipes import Recipe
 from probenc_support.models.training_text import Text
 
-DEGREE = 4
-"""Of the polynomials of log frequency that `Blocked` takes out of E."""
+KNOT_RATIO = 4
+"""Between knots of `splines`, ranks grow by this factor."""
 
 
 class Intervention:
@@ -57,12 +57,14 @@ class FixedBias(Intervention):
 
 
 class Blocked(Intervention):
-    """E never holds anything of given functions of the tokens.
+    """E never tells given functions of the tokens, neither by a direction nor by its rows' lengths.
 
     Let the orthonormal columns of U [V, k] span these functions and be orthogonal to the constant.
-    After every step E loses U U^T E, so that a regression of any of them on E has slopes and an R^2
-    of exactly zero. The gradient loses the same part before the optimiser sees it, and so does the
-    mean of gradients that Adam keeps.
+    After every step, the logarithms of the lengths of E's rows lose their part in U, then E loses
+    U U^T E: a regression of any such function on E has slopes and an R^2 of exactly zero, and so
+    it has on E h at every h. The second changes lengths a little, so both are done in turn, four times. The
+    gradient loses U U^T of itself before the optimiser sees it, and so does the mean of gradients
+    that the optimiser keeps.
     """
 
     def __init__(self, U: Tensor) -> None:
@@ -70,23 +72,30 @@ class Blocked(Intervention):
         self.U = U
 
     def begin(self, model: PreTrainedModel) -> None:
-        self._project(_embedding(model).data)
+        self._clear(_embedding(model).data)
 
     def before_step(self, model: PreTrainedModel) -> None:
         gradient = _embedding(model).grad
         if gradient is not None:
-            self._project(gradient)
+            gradient.sub_(self._part(gradient))
 
     def after_step(self, model: PreTrainedModel, optimiser: torch.optim.Optimizer) -> None:
         E = _embedding(model)
-        self._project(E.data)
+        self._clear(E.data)
         for moment in ("exp_avg", "momentum_buffer"):
             if (kept := optimiser.state[E].get(moment)) is not None:
-                self._project(kept)
+                kept.sub_(self._part(kept))
 
-    def _project(self, matrix: Tensor) -> None:
+    def _clear(self, E: Tensor) -> None:
+        for _ in range(4):
+            lengths = E.norm(dim=1, keepdim=True).clamp(min=1e-12).log()
+            E.mul_(self._part(lengths).neg().exp())
+            E.sub_(self._part(E))
+
+    def _part(self, matrix: Tensor) -> Tensor:
+        """U U^T of a matrix [V, m]."""
         U = self.U.to(matrix)
-        matrix.sub_(U @ (U.T @ matrix))
+        return U @ (U.T @ matrix)
 
 
 class Several(Intervention):
@@ -126,13 +135,21 @@ def shuffled(values: Tensor, seed: int) -> Tensor:
     return values[torch.from_numpy(order)]
 
 
-def polynomials(values: Tensor, degree: int = DEGREE) -> Tensor:
-    """[V, degree] orthonormal columns that span the polynomials of some values [V] up to a degree,
-    less the constant, to which they are orthogonal."""
-    x = (values - values.mean()) / values.std()
-    powers = torch.stack([x**power for power in range(degree + 1)], dim=1)
-    Q: Tensor = torch.linalg.qr(powers).Q
-    return Q[:, 1:]
+def splines(values: Tensor) -> Tensor:
+    """[V, k] orthonormal columns that span the continuous, piecewise linear functions of some
+    values [V], less the constant, to which they are orthogonal.
+
+    Knots are the values of the tokens of ranks 1, 8, 32, 128, ... and last, from the largest on, so
+    that the few frequent tokens, which make most of a text, are told apart more finely.
+    """
+    falling = values.sort(descending=True).values
+    ranks = [0]
+    while (rank := 8 * KNOT_RATIO ** (len(ranks) - 1)) < len(values):
+        ranks.append(rank - 1)
+    knots = falling[[*ranks, -1]].unique().numpy()
+    hats = [np.interp(values.numpy(), knots, each) for each in np.eye(len(knots))]
+    centred = np.stack([hat - hat.mean() for hat in hats[1:]], axis=1)
+    return torch.from_numpy(np.linalg.qr(centred).Q)
 
 
 _Make = Callable[[Tensor, int], Intervention]
@@ -142,10 +159,10 @@ INTERVENTIONS: dict[str, _Make] = {
     "bias-frequency": lambda log_f, seed: FixedBias(log_f),
     "bias-shuffled": lambda log_f, seed: FixedBias(shuffled(log_f, seed)),
     "blocked": lambda log_f, seed: Several(
-        FixedBias(torch.zeros_like(log_f)), Blocked(polynomials(log_f))
+        FixedBias(torch.zeros_like(log_f)), Blocked(splines(log_f))
     ),
     "blocked-bias-frequency": lambda log_f, seed: Several(
-        FixedBias(log_f), Blocked(polynomials(log_f))
+        FixedBias(log_f), Blocked(splines(log_f))
     ),
 }
 """Functions of the log frequencies [V] and the seed, by the name that a recipe gives."""
