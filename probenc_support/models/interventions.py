@@ -62,9 +62,9 @@ class Blocked(Intervention):
     Let the orthonormal columns of U [V, k] span these functions and be orthogonal to the constant.
     After every step, the logarithms of the lengths of E's rows lose their part in U, then E loses
     U U^T E: a regression of any such function on E has slopes and an R^2 of exactly zero, and so
-    it has on E h at every h. The second changes lengths a little, so both are done in turn, four times. The
-    gradient loses U U^T of itself before the optimiser sees it, and so does the mean of gradients
-    that the optimiser keeps.
+    it has on E h at every h. The second changes lengths a little, so both are done in turn, four
+    times. The gradient loses U U^T of itself before the optimiser sees it, and so does the mean of
+    gradients that the optimiser keeps.
     """
 
     def __init__(self, U: Tensor) -> None:
