@@ -1,4 +1,4 @@
-"""Experiments on models that are trained here: arms that differ in one thing, several seeds each."""
+"""Experiments on models that are trained here: arms that differ in one thing, on several seeds."""
 
 from probenc_support.experiments.arms import ARMS, Arm, over_arms, train
 from probenc_support.experiments.context_gain import (
