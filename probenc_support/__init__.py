@@ -21,6 +21,10 @@ What the paper's sections do with it:
 - `dynamics`: when in training the encoding appears (5)
 - `generation`: sampled text, and MAUVE between two sets of it
 
+What it leaves open:
+
+- `experiments`: networks trained here that differ in one thing, and what that changes
+
 Models that `python -m probenc_support` writes:
 
 - `commands`: a steered or pruned model as a folder that transformers loads, with what came of it
@@ -48,6 +52,7 @@ __all__ = [
     "corpora",
     "dynamics",
     "errors",
+    "experiments",
     "generation",
     "head",
     "inference",

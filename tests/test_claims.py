@@ -212,6 +212,18 @@ NULL = {
             "r2_frequency_step0": 0.0,
         },
     },
+    "frequency that the rest does not need": {
+        "07_early_frequency": {
+            "n_seeds": 3,
+            "r2_blocked_most": 0.0,
+            "r2_control_final": 0.9,
+            "steps_gain_blocked_over_control": 1.5,
+            "steps_given_blocked_over_control": 1.0,
+            "steps_given_blocked_over_rescued": 1.0,
+            "halfway_states_blocked_over_control": 1.0,
+            "steps_given_placebo_over_bias": 1.0,
+        },
+    },
     "models without a law": {
         "06_across_models": {
             "n_models_sparsity": 7,

@@ -34,6 +34,7 @@ FLOORS = (
     {"theory", "sparsity"},
     {"generation"},
     {"steering", "pruning", "dynamics"},
+    {"experiments"},
     {"commands", "notebook"},
     {"__main__"},
 )
