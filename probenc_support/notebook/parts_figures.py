@@ -49,5 +49,5 @@ def shares_by_layer(table: pd.DataFrame, *, share: str, xlabel: str) -> Figure:
     axes.set_xticks(list(ticks), list(ticks.values()), rotation=45, ha="right")
     axes.axhline(0, color=GREY, linewidth=0.6)
     axes.set(xlabel=xlabel, ylabel="share")
-    axes.legend(loc="best")
+    figure.legend(loc="outside upper center", ncols=2)
     return figure
