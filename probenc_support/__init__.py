@@ -24,6 +24,7 @@ What the paper's sections do with it:
 What it leaves open:
 
 - `experiments`: networks trained here that differ in one thing, and what that changes
+- `undertrained`: tokens that training hardly saw, told by the output embedding
 
 Models that `python -m probenc_support` writes:
 
@@ -70,5 +71,6 @@ __all__ = [
     "sparsity",
     "steering",
     "theory",
+    "undertrained",
     "wheels",
 ]

@@ -224,6 +224,15 @@ NULL = {
             "steps_given_placebo_over_bias": 1.0,
         },
     },
+    "untrained network, judged by what it will be trained on": {
+        "10_undertrained_tokens": {
+            "n_unseen": 300,
+            "auroc_along_A": 0.5,
+            "auroc_along_A_less_rival": 0.0,
+            "auroc_along_A_untrained": 0.5,
+            "auroc_random_direction_mean": 0.5,
+        },
+    },
     "models without a law": {
         "06_across_models": {
             "n_models_sparsity": 7,

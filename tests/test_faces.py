@@ -34,7 +34,7 @@ FLOORS = (
     {"theory", "sparsity"},
     {"generation"},
     {"steering", "pruning", "dynamics"},
-    {"experiments"},
+    {"experiments", "undertrained"},
     {"commands", "notebook"},
     {"__main__"},
 )

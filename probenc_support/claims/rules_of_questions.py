@@ -308,3 +308,59 @@ B4 = Claim(
     ),
     figure=(STEERING, "fig-joint"),
 )
+
+
+_UNDERTRAINED = "10_undertrained_tokens"
+
+B5 = Claim(
+    id="B5",
+    title="tokens that training never saw?",
+    kind=Kind.OURS,
+    words="Distance along the direction that encodes probability tells the tokens that training "
+    "never saw, with nothing known of them beforehand.",
+    needs=(
+        Criterion(
+            _UNDERTRAINED,
+            "n_unseen",
+            "tokens that the training text never has, of a model whose text is known",
+            at_least=50,
+            stated=Stated.BEFORE,
+        ),
+    ),
+    criteria=(
+        Criterion(
+            _UNDERTRAINED,
+            "auroc_along_A",
+            "area under the ROC curve of the fitted −log a, unseen tokens against seen ones",
+            at_least=0.9,
+            stated=Stated.BEFORE,
+        ),
+        Criterion(
+            _UNDERTRAINED,
+            "auroc_along_A_less_rival",
+            "that, less the area of the best rival that knows no direction of probability: a short "
+            "row, a row near the mean, or the cosine with rows that are known not to be in use",
+            at_least=-0.02,
+            stated=Stated.BEFORE,
+        ),
+    ),
+    controls=(
+        Criterion(
+            _UNDERTRAINED,
+            "auroc_along_A_untrained",
+            "the same area of the network before training",
+            at_most=0.6,
+            stated=Stated.BEFORE,
+        ),
+        Criterion(
+            _UNDERTRAINED,
+            "auroc_random_direction_mean",
+            "mean area of random directions of the trained embedding, each turned the better way",
+            at_most=0.75,
+            stated=Stated.BEFORE,
+        ),
+    ),
+    figure=(_UNDERTRAINED, "fig-counts"),
+    remark="Can be judged only where the training text is known. Unseen tokens of a small model "
+    "are mostly ones that a tokenizer holds without ever making them, such as single bytes.",
+)
