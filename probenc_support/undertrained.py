@@ -82,7 +82,7 @@ def indicators(
     return table.assign(token=head.tokens.numpy())[["token", *found]]
 
 
-def auroc(values: Array, positive: Array) -> float:
+def auroc(values: Array, positive: NDArray[np.bool_]) -> float:
     """Area under the ROC curve: how often a positive one of two has the larger value; ties half.
 
     Args:
@@ -94,7 +94,11 @@ def auroc(values: Array, positive: Array) -> float:
 
 
 def auroc_draws(
-    values: Mapping[str, Array], positive: Array, *, n_replicates: int = 400, seed: int = 0
+    values: Mapping[str, Array],
+    positive: NDArray[np.bool_],
+    *,
+    n_replicates: int = 400,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """[n_replicates] areas for tokens drawn with replacement, within each kind; a column an
     indicator, all with the same draws.
@@ -168,7 +172,7 @@ def judge(
             f"Of {len(own)} tokens training never saw {int(unseen.sum())}, so that there is "
             "nothing to tell apart."
         )
-    values = {name: own[name].to_numpy() for name in own if name != "token"}
+    values = {str(name): own[name].to_numpy() for name in own if name != "token"}
     return Judged(
         areas={name: auroc(each, unseen) for name, each in values.items()},
         draws=auroc_draws(values, unseen, n_replicates=n_replicates, seed=seed),
