@@ -152,6 +152,7 @@ def judge(
     counts: NDArray[np.int64],
     *,
     without: Tensor,
+    seen_at_most: int | None = None,
     n_replicates: int = 400,
     seed: int = 0,
 ) -> Judged:
@@ -161,11 +162,13 @@ def judge(
         table: see `indicators`.
         counts: [V] by id, see `counts_of`.
         without: ids that are not judged, since they serve as examples of unused rows.
+        seen_at_most: of the tokens that training saw, judge only those that it saw so often or
+            more rarely, which are harder to tell; None: all.
 
     Raises:
         InputError: training saw every token, or none.
     """
-    own = table[~table["token"].isin(without.tolist())]
+    own = _judged(table, counts, without, seen_at_most)
     unseen = counts[own["token"].to_numpy()] == 0
     if unseen.all() or not unseen.any():
         raise InputError(
@@ -181,21 +184,31 @@ def judge(
     )
 
 
+def _judged(
+    table: pd.DataFrame, counts: NDArray[np.int64], without: Tensor, seen_at_most: int | None
+) -> pd.DataFrame:
+    kept = ~table["token"].isin(without.tolist())
+    if seen_at_most is not None:
+        kept &= counts[table["token"].to_numpy()] <= seen_at_most
+    return table[kept]
+
+
 def random_directions(
     head: Head,
     counts: NDArray[np.int64],
     *,
     without: Tensor,
+    seen_at_most: int | None = None,
     n_directions: int = 20,
     seed: int = 0,
 ) -> list[float]:
     """Areas of as many directions by lot, each turned the better way, so that it is 0.5 or more."""
-    E = head.rows.cpu().double()
-    kept = ~torch.isin(head.tokens, without)
-    unseen = counts[head.tokens[kept].numpy()] == 0
+    every = pd.DataFrame({"token": head.tokens.numpy()})
+    tokens = _judged(every, counts, without, seen_at_most)["token"].to_numpy()
+    E, unseen = head.E.cpu().double()[torch.tensor(tokens)], counts[tokens] == 0
     generator = torch.Generator().manual_seed(seed)
     directions = torch.randn(E.shape[1], n_directions, generator=generator, dtype=torch.float64)
-    values = (E[kept] @ directions).numpy()
+    values = (E @ directions).numpy()
     areas = [auroc(each, unseen) for each in values.T]
     return [max(area, 1.0 - area) for area in areas]
 

@@ -6,9 +6,18 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from probenc_support.claims import rule_book
 from probenc_support.models import LanguageModel
 from probenc_support.notebook import figures
 from probenc_support.undertrained import Judged
+
+BOUND = rule_book.threshold("B5", "auroc_random_direction_mean")
+"""Mean area up to which random directions count as not telling the tokens."""
+
+_APART = (
+    " So tokens that training never saw stand apart in nearly every direction, and that A tells "
+    "them says little of A."
+)
 
 
 def slug(name: str) -> str:
@@ -40,6 +49,17 @@ def controls(untrained: Sequence[Judged], by_lot: Sequence[Sequence[float]]) -> 
         f"Before training the area of the fitted value is {before:.3f}. Of {np.size(by_lot)} "
         f"random directions of the trained embedding, each turned the better way, the mean is "
         f"{np.mean(by_lot):.3f} and the largest {np.max(by_lot):.3f}."
+        f"{_APART if np.mean(by_lot) > BOUND else ''}"
+    )
+
+
+def rarely_seen(judged: Sequence[Judged], by_lot: Sequence[Sequence[float]]) -> str:
+    """How well unseen tokens are told from rarely seen ones, as a sentence."""
+    area = np.mean([each.areas["along A"] for each in judged])
+    return (
+        f"Against the {judged[0].n_seen:,} that were seen once to three times the area of the "
+        f"fitted value is {area:.3f}, of random directions {np.mean(by_lot):.3f} on average and "
+        f"{np.max(by_lot):.3f} at most."
     )
 
 
