@@ -8,7 +8,7 @@ the seeds, of which each draws weights and order anew, give the interval.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import pandas as pd
@@ -256,6 +256,25 @@ def of_two_texts(arm: Arm, read_by: Arm) -> TwoTexts | None:
 
 
 # -------------------------------------------------------------------------------------- together
+
+
+def compare(
+    base: Recipe, arms: Sequence[str], seeds: Sequence[int], **options: Any
+) -> "Comparison":
+    """Trains and measures every arm from every seed; what is trained already is read.
+
+    Args:
+        arms: readings by name, empty: all; the control is always among them.
+        options: see `measure`.
+
+    Raises:
+        InputError: see `measure`; an unknown arm is refused before anything is trained.
+    """
+    wanted = list(dict.fromkeys([CONTROL, *(arms or ARMS)]))
+    for arm in wanted:
+        recipe_of(base, arm)
+    by_seed = [{arm: measure(base, arm, seed, **options) for arm in wanted} for seed in seeds]
+    return Comparison({arm: [runs[arm] for runs in by_seed] for arm in wanted})
 
 
 @dataclass(frozen=True, eq=False)
