@@ -190,6 +190,9 @@ class Parents:
     """The same on the rows of the tokens in the control of the same seed."""
     own: float
     """Adjusted R^2 of -log count of the alias itself, on the same rows as `split`."""
+    beyond: float
+    """As `split`, of what the alias's own count does not tell (linearly): larger counts divide more
+    evenly, so that both go together a little."""
 
     @property
     def ratio(self) -> float:
@@ -207,8 +210,9 @@ def of_parents(arm: Arm, control: Arm) -> Parents | None:
     y, own = (-np.log(counts[tokens]) for counts in (whole, arm.counts[-1]))
     design = Design.of(arm.rows(tokens))
     in_control = Design.of(control.rows(tokens)).fit(y).r2_adj
-    both = design.fit_many(np.stack([y, own], axis=1)).r2_adj
-    return Parents(len(tokens), float(both[0]), in_control, float(both[1]))
+    beyond = properties.without(y[:, None], own)[:, 0]
+    found = design.fit_many(np.stack([y, own, beyond], axis=1)).r2_adj
+    return Parents(len(tokens), float(found[0]), in_control, float(found[1]), float(found[2]))
 
 
 # ------------------------------------------------------------------------------------ two texts
@@ -332,6 +336,7 @@ class Comparison:
             **over_seeds([each.split for each in parents]).metrics("r2_parent_split"),
             **over_seeds([each.whole for each in parents]).metrics("r2_parent_whole"),
             **over_seeds([each.own for each in parents]).metrics("r2_own_of_split"),
+            **over_seeds([each.beyond for each in parents]).metrics("r2_parent_beyond_own"),
             **over_seeds([each.ratio for each in parents]).metrics("r2_parent_over_whole"),
         }
 
@@ -347,6 +352,7 @@ class Comparison:
             "r2_second_beyond_first": [each.second_beyond for each in own],
             "r2_first_beyond_second": [each.first_beyond for each in own],
             "r2_second_beyond_first_unread": [each.second_beyond for each in unread],
+            "r2_first_beyond_second_unread": [each.first_beyond for each in unread],
             "r2_second_beyond_first_gain": gain,
         }
         found = {"n_tokens_of_both": float(np.mean([each.n for each in own]))}

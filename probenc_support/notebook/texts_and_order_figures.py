@@ -52,6 +52,7 @@ def of_parents(parents: Sequence[Parents]) -> Figure:
     bars = {
         "of the whole, from whole tokens": over_seeds([each.whole for each in parents]),
         "of the whole, from aliases": over_seeds([each.split for each in parents]),
+        "of the whole beyond the alias": over_seeds([each.beyond for each in parents]),
         "of the alias, from aliases": over_seeds([each.own for each in parents]),
     }
     return figures.bars(

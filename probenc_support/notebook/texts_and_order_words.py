@@ -51,7 +51,8 @@ def parents(metrics: Mapping[str, float]) -> str:
         f"is {_number(metrics, 'r2_parent_whole')} from $E$ where they are whole and "
         f"{_number(metrics, 'r2_parent_split')} from their aliases, a share of "
         f"{_number(metrics, 'r2_parent_over_whole')}. Of the alias's own count it is "
-        f"{_number(metrics, 'r2_own_of_split')}."
+        f"{_number(metrics, 'r2_own_of_split')}, and of what the whole token's count says beyond "
+        f"that, {_number(metrics, 'r2_parent_beyond_own')}."
     )
 
 
@@ -62,21 +63,16 @@ def two_texts(metrics: Mapping[str, float]) -> str:
     both, first, second = (
         _number(metrics, f"r2_two_texts_{part}") for part in ("so_far", "first", "second")
     )
-    best = max(("so_far", "first", "second"), key=lambda part: metrics[f"r2_two_texts_{part}"])
-    in_words = {
-        "so_far": "all counts so far",
-        "first": "the first text",
-        "second": "the second text",
-    }
     return (
         f"Over {metrics['n_tokens_of_both']:,.0f} tokens that occur in both halves, $R^2$ of the "
         f"counts is {both} for both halves together, {first} for the first and {second} for the "
-        f"second: $E$ lies nearest to {in_words[best]}. What the second half's counts say beyond "
-        f"the first's has an $R^2$ of {_number(metrics, 'r2_second_beyond_first')}, against "
-        f"{_number(metrics, 'r2_second_beyond_first_unread')} from the $E$ of a run that never "
-        f"read that text: a gain of {_number(metrics, 'r2_second_beyond_first_gain')}. The other "
-        "way round, what the first half's counts say beyond the second's has "
-        f"{_number(metrics, 'r2_first_beyond_second')}."
+        "second. What the second half's counts say beyond the first's has an $R^2$ of "
+        f"{_number(metrics, 'r2_second_beyond_first')}, against "
+        f"{_number(metrics, 'r2_second_beyond_first_unread')} from the $E$ of a run that went on "
+        "with the first text: reading the second adds "
+        f"{_number(metrics, 'r2_second_beyond_first_gain')}. What the first half's counts say "
+        f"beyond the second's has {_number(metrics, 'r2_first_beyond_second')} after the second "
+        f"text, and {_number(metrics, 'r2_first_beyond_second_unread')} where the first went on."
     )
 
 
