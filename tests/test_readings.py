@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -195,7 +196,7 @@ def test_a_run_that_was_stopped_reads_on_as_if_it_had_not_been(
     text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = replace(recipe("other-half"), early=False, every=6)
-    options = {"corpus": str(text_file), "device": "cpu", "progress": False}
+    options: dict[str, Any] = {"corpus": str(text_file), "device": "cpu", "progress": False}
     whole = training.train(own, folder=tmp_path / "whole", **options)
     advance = training._Run.advance
 

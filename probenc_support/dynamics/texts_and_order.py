@@ -62,8 +62,8 @@ def recipe_of(base: Recipe, arm: str, *, steps: int = 0, other: str = "bible") -
     reading = "" if arm == CONTROL else arm
     if arm == readings.OTHER_HALF:
         reading = f"{arm}:{other}"
-    changed = {"reading": reading, "early": True, "dense": DENSE}
-    return replace(base, name=f"{base.name}-{arm}", steps=steps or base.steps, **changed)
+    named = replace(base, name=f"{base.name}-{arm}", steps=steps or base.steps)
+    return replace(named, reading=reading, early=True, dense=DENSE)
 
 
 @dataclass(frozen=True, eq=False)
