@@ -19,6 +19,7 @@ from probenc_support.errors import InputError
 from probenc_support.models import checkpoints, readings, training, training_text
 from probenc_support.models.recipes import Recipe
 from probenc_support.models.training_text import Text
+from probenc_support.notebook import texts_and_order_words
 from probenc_support.runs import execute
 
 TINY = Recipe("tiny", 2, 16, 2, 320, 32, 4, 24, 12, 1e-2)
@@ -284,6 +285,19 @@ def test_planted_counts_are_found(
     nothing = texts_and_order.of_two_texts(both, both)
     assert nothing is not None
     assert abs(nothing.second_beyond) < 0.2
+
+
+def test_the_table_of_arms_shows_intervals_where_there_are_any(
+    comparison: texts_and_order.Comparison,
+) -> None:
+    by_arm = comparison.by_arm()
+    shown = texts_and_order_words.table(by_arm)
+    assert list(shown["arm"]) == list(texts_and_order.ARMS)
+    assert shown["R² at the end"].iloc[0] == f"{by_arm['r2'].iloc[0]:.3f}"
+    by_arm[["r2_low", "r2_high"]] = [0.1, 0.9]
+    shown = texts_and_order_words.table(by_arm)
+    assert shown["R² at the end"].iloc[0].endswith("(0.100 to 0.900)")
+    assert "the claim is not judged" in texts_and_order_words.runs(comparison)
 
 
 def test_an_unknown_arm_is_refused_before_anything_is_trained() -> None:

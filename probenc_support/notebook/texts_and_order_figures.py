@@ -50,10 +50,10 @@ def _over_steps(
 def of_parents(parents: Sequence[Parents]) -> Figure:
     """Counts of whole tokens and of aliases, by where they are read from."""
     bars = {
-        "of the whole, from whole tokens": over_seeds([each.whole for each in parents]),
-        "of the whole, from aliases": over_seeds([each.split for each in parents]),
-        "of the whole beyond the alias": over_seeds([each.beyond for each in parents]),
-        "of the alias, from aliases": over_seeds([each.own for each in parents]),
+        "whole, from whole": over_seeds([each.whole for each in parents]),
+        "whole, from aliases": over_seeds([each.split for each in parents]),
+        "whole beyond alias": over_seeds([each.beyond for each in parents]),
+        "alias, from aliases": over_seeds([each.own for each in parents]),
     }
     return figures.bars(
         list(bars),
@@ -87,6 +87,8 @@ def of_two_texts(own: Sequence[TwoTexts], unread: Sequence[TwoTexts]) -> Figure:
         {label: [each.value for each in values] for label, values in series.items()},
         errors={label: _reach(values) for label, values in series.items()},
         controls=["read the first only"],
+        legend="upper right",
+        ylim=(min(0.0, *(each.value for values in series.values() for each in values)), 1.3),
         ylabel="adjusted $R^2$ of log counts",
     )
 
