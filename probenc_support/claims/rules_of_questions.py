@@ -88,8 +88,8 @@ N3 = Claim(
     id="N3",
     title="which texts, which curriculum?",
     kind=Kind.READERS,
-    words="Is the early encoding of frequency a property of training, or of this training's "
-    "text and order?",
+    words="The early encoding of frequency is a property of training, and not of this training's "
+    "text and order.",
     needs=(
         Criterion(
             _TEXTS_AND_ORDER,
