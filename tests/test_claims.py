@@ -233,6 +233,22 @@ NULL = {
             "auroc_random_direction_mean": 0.5,
         },
     },
+    "an embedding that shows contexts": {
+        "08_texts_and_order": {
+            "n_seeds": 3,
+            "r2_rare_first_over_control": 1.0,
+            "r2_common_first_over_control": 1.0,
+            "r2_shuffled_over_control": 0.0,
+            "r2_aliases_05_over_control": 1.0,
+            "halfway_rare_first_over_control": 1.0,
+            "halfway_common_first_over_control": 1.0,
+            "halfway_shuffled_over_control": 4.0,
+            "halfway_aliases_05_over_control": 1.0,
+            "r2_second_beyond_first_gain": 0.0,
+            "r2_step0_largest": 0.0,
+            "r2_parent_over_whole": 1.0,
+        },
+    },
     "models without a law": {
         "06_across_models": {
             "n_models_sparsity": 7,

@@ -162,6 +162,7 @@ def test_one_seed_has_no_interval_and_says_so() -> None:
     assert math.isnan(found.low)
     assert str(found) == "3.00"
     assert str(experiments.mean([3.0, math.nan])) == "–"
+    assert not experiments.mean([]).known
     assert str(Estimate(1.0, 0.5, 2.0)) == "1.00 (0.50 to 2.00)"
 
 

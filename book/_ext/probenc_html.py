@@ -29,6 +29,7 @@ PART_PAGES = {
     "05_training_dynamics": "training_dynamics",
     "06_across_models": "across",
     "07_early_frequency": "early_frequency",
+    "08_texts_and_order": "texts_and_order",
     "10_undertrained_tokens": "undertrained_tokens",
 }
 

@@ -128,13 +128,88 @@ N2 = Claim(
 )
 
 
+_TEXTS_AND_ORDER = "08_texts_and_order"
+
+
+_CHANGED = {
+    "rare_first": "the same blocks, those of rare tokens first",
+    "common_first": "the same blocks, those of common tokens first",
+    "shuffled": "all tokens dealt out anew, so that no context tells anything",
+    "aliases_05": "tokens split into aliases, counts about the square roots of what they were",
+}
+"""Changes of text and order that leave frequencies apart, by what they are in names of metrics."""
+
+
 N3 = Claim(
     id="N3",
     title="which texts, which curriculum?",
     kind=Kind.READERS,
-    words="Is the early encoding of frequency a property of training, or of this training's "
-    "text and order?",
-    remark="Needs the same model trained on texts of other frequency distributions.",
+    words="The early encoding of frequency is a property of training, and not of this training's "
+    "text and order.",
+    needs=(
+        Criterion(
+            _TEXTS_AND_ORDER,
+            "n_seeds",
+            "seeds of each arm, over which the intervals are",
+            at_least=3,
+            stated=Stated.BEFORE,
+        ),
+    ),
+    criteria=(
+        *(
+            Criterion(
+                _TEXTS_AND_ORDER,
+                f"r2_{arm}_over_control",
+                f"{words}: R² of frequency at the end over that of the unchanged "
+                "text from the same seed",
+                at_least=0.5,
+                stated=Stated.BEFORE,
+            )
+            for arm, words in _CHANGED.items()
+        ),
+        *(
+            Criterion(
+                _TEXTS_AND_ORDER,
+                f"halfway_{arm}_over_control",
+                f"{words}: half-way step, as a share of what the counts so far allow, over that of "
+                "the unchanged text",
+                at_most=2,
+                stated=Stated.BEFORE,
+            )
+            for arm, words in _CHANGED.items()
+        ),
+        Criterion(
+            _TEXTS_AND_ORDER,
+            "r2_second_beyond_first_gain",
+            "after another text for the second half of the steps: R² of what its "
+            "counts say beyond those of the first text, less that from the E of a run that never "
+            "read it",
+            at_least=0.1,
+            stated=Stated.BEFORE,
+        ),
+    ),
+    controls=(
+        Criterion(
+            _TEXTS_AND_ORDER,
+            "r2_step0_largest",
+            "largest R² of any run before its first step",
+            at_most=0.05,
+            stated=Stated.BEFORE,
+        ),
+        Criterion(
+            _TEXTS_AND_ORDER,
+            "r2_parent_over_whole",
+            "a count that no id has: that of whole tokens, from E where they are split into "
+            "aliases of about equal counts, over the same from E where they are whole",
+            at_most=0.5,
+            stated=Stated.BEFORE,
+        ),
+    ),
+    figure=(_TEXTS_AND_ORDER, "fig-arms"),
+    remark="If the encoding is training's own answer to frequencies, it appears in every order and "
+    "without contexts, follows the text that is read, and holds nothing of a count that no id has. "
+    "That last one could go the other way: the aliases of a frequent token stand in its many "
+    "contexts, and E could show how many they are.",
 )
 
 

@@ -17,7 +17,7 @@ from scipy import sparse
 from scipy.sparse.linalg import svds
 
 from probenc_support.errors import InputError
-from probenc_support.models import checkpoints, recipes, training_text
+from probenc_support.models import checkpoints, readings, recipes, training_text
 from probenc_support.models.checkpoints import TrainingRun
 from probenc_support.regression.arrays import Array
 
@@ -63,6 +63,7 @@ def _text_read(
     text = prepare(recipe, record["corpus"])
     if text is None or text.hash != record["text_hash"]:
         return None
+    text = readings.of(recipe, text, record["seed"])
     rows = [text.order(recipe, record["seed"], step) for step in range(run.steps[-1])]
     blocks = text.train[np.concatenate(rows)]
     return TextRead(blocks, [step * recipe.batch_size for step in run.steps])

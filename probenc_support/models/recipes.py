@@ -13,8 +13,12 @@ CAUSAL, MASKED, ENCODER_DECODER = "causal", "masked", "encoder-decoder"
 """Objectives, by the names that kinds of models have: see `models.objectives`."""
 
 
-_ADDED = ("architecture", "tied", "objective", "early", "intervention")
+_ADDED = ("architecture", "tied", "objective", "early", "intervention", "reading")
 """Fields that recipes did not have at first."""
+
+
+ALIASES = "aliases-"
+"""How the names of readings begin that split tokens, see `models.readings`."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +60,18 @@ class Recipe:
     """Whether steps 1, 2, 4, ... 512 are kept; else 0 and every `every` steps are."""
     intervention: str = ""
     """What is done to the model around each step, see `models.interventions`; empty: nothing."""
+    reading: str = ""
+    """How the text is changed before it is read, see `models.readings`; empty: not at all."""
+
+    @property
+    def ids(self) -> int:
+        """Ids that its text may hold: the tokenizer's, and as many again where tokens are split."""
+        return self.vocabulary * (2 if self.reading.startswith(ALIASES) else 1)
 
     @property
     def rows(self) -> int:
-        """Rows of both embeddings: one more than `vocabulary` where there is a mask token."""
-        return self.vocabulary + (self.objective == MASKED)
+        """Rows of both embeddings: one more than `ids` where there is a mask token."""
+        return self.ids + (self.objective == MASKED)
 
     @property
     def settings(self) -> dict[str, Any]:

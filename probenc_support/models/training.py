@@ -27,7 +27,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from probenc_support import cache
 from probenc_support.errors import InputError
-from probenc_support.models import architectures, interventions, objectives, runtime
+from probenc_support.models import architectures, interventions, objectives, readings, runtime
 from probenc_support.models.recipes import RECIPES, VERSION, Recipe
 from probenc_support.models.training_text import (
     CHARACTERS_PER_TOKEN,
@@ -277,6 +277,7 @@ def train(
     _check_same(folder, recipe, text, seed)
     if (folder / "training.json").is_file():
         return folder
+    text = readings.of(recipe, text, seed)
     model = new_model(recipe, seed)
     model.to(device=where)  # type: ignore[call-arg]
     model.train()

@@ -38,13 +38,19 @@ class Text:
     """[n_train, T] blocks that are trained on."""
     sources: frozenset[int]
     """Fingerprints of the documents that they and the tokenizer are made of."""
+    plan: NDArray[np.int64] | None = None
+    """[steps * batch_size] rows of `train` in the order in which a run reads them; None: `order`
+    draws it."""
 
     def order(self, recipe: Recipe, seed: int, step: int) -> NDArray[np.int64]:
-        """[batch_size] rows of `train` for the step after `step`: a new permutation an epoch.
+        """[batch_size] rows of `train` for the step after `step`: a new permutation an epoch, where
+        there is no plan.
 
         It is a function of its arguments alone, so that a resumed run reads the same text.
         """
         first = step * recipe.batch_size
+        if self.plan is not None:
+            return self.plan[first : first + recipe.batch_size]
         places = [divmod(row, len(self.train)) for row in range(first, first + recipe.batch_size)]
         return np.array([_permutation(len(self.train), seed, epoch)[i] for epoch, i in places])
 
@@ -54,7 +60,7 @@ class Text:
         for before in range(recipe.steps if step is None else step):
             np.add.at(seen, self.order(recipe, seed, before), 1)
         return np.bincount(
-            self.train.ravel(), np.repeat(seen, self.train.shape[1]), minlength=recipe.vocabulary
+            self.train.ravel(), np.repeat(seen, self.train.shape[1]), minlength=recipe.ids
         ).astype(np.int64)
 
 
@@ -129,6 +135,27 @@ def held_out(corpus: str, documents: list[str]) -> list[str]:
     own = corpus == "docstrings" or corpus.startswith("docstrings:")
     beside = corpora.stream(f"docstrings:{built_in_texts.HELD_OUT}") if own else ()
     return [*filter(built_in_texts.is_held_out, documents), *beside]
+
+
+def blocks_of(text: Text, corpus: str, n_blocks: int) -> tuple[NDArray[np.int64], frozenset[int]]:
+    """The first blocks [n_blocks, T] of another corpus in the tokens of a text, and fingerprints of
+    its documents. What would be held out of training on that corpus is left out.
+
+    Raises:
+        InputError: no such corpus, or it has too little text.
+    """
+    length = text.train.shape[1]
+    documents = documents_of(corpus, n_blocks * length * CHARACTERS_PER_TOKEN)
+    documents = _without(held_out(corpus, documents), documents)
+    ids = _first_tokens(text.tokenizer, documents, n_blocks * length)
+    if len(ids) < n_blocks * length:
+        raise InputError(
+            f"The corpus {corpora.label(corpus)} has {len(ids):,} tokens beside what is held out, "
+            f"and {n_blocks * length:,} are to be read of it: name a longer one, or train for "
+            "fewer steps."
+        )
+    sources = frozenset().union(*map(corpora.fingerprints, documents))
+    return ids.reshape(n_blocks, length).astype(np.int64), sources
 
 
 def _without(held_out: list[str], documents: list[str]) -> list[str]:
