@@ -54,6 +54,9 @@ FRAMES = (
 )
 """What stands before the verb; in the first nothing comes between."""
 
+_TRIES = 100
+"""Draws of one turn until a sentence is new."""
+
 
 @dataclass(frozen=True)
 class Pairs:
@@ -62,8 +65,9 @@ class Pairs:
     texts: Sequence[str]
     """[I] what the model reads."""
     right: Sequence[str]
-    """[I] the form that agrees, with the space before it; wrong: [I] the other."""
+    """[I] the form that agrees, with the space before it."""
     wrong: Sequence[str]
+    """[I] the other form."""
     attractor: Sequence[str]
     """[I] `none`, `same` or `other`: the number of the noun that comes between."""
     group: Sequence[int]
@@ -73,8 +77,8 @@ class Pairs:
 def minimal_pairs(lm: LanguageModel, *, n_items: int = 500, seed: int = 0) -> Pairs:
     """Draws different sentences, as many with a singular as with a plural subject.
 
-    Subject's number, frame and attractor's number go in turn; the words are drawn. Only verbs of
-    which both forms are one token take part.
+    Frame, number of the noun between and number of the subject go in turn; the words are drawn.
+    Only verbs of which both forms are one token take part.
 
     Args:
         n_items: sentences; seed: of the draws.
@@ -94,19 +98,18 @@ def minimal_pairs(lm: LanguageModel, *, n_items: int = 500, seed: int = 0) -> Pa
         return int(torch.randint(n, (1,), generator=generator))
 
     found: dict[tuple[str, str], tuple[str, str, int]] = {}
-    turns = itertools.cycle(itertools.product(range(2), range(2), range(len(FRAMES))))
-    misses = 0
-    while len(found) < n_items and misses < 100 * n_items:
-        number, between, frame = next(turns)
-        subject, verb = drawn(len(SUBJECTS)), verbs[drawn(len(verbs))]
-        nouns = {"subject": SUBJECTS[subject][number]}
-        nouns |= {"thing": THINGS[drawn(len(THINGS))][between]}
-        nouns |= {"person": PEOPLE[drawn(len(PEOPLE))][between]}
-        text = FRAMES[frame].format(**nouns)
-        kind = "none" if not frame else "same" if between == number else "other"
-        key = (text, f" {verb[number]}")
-        misses += key in found
-        found.setdefault(key, (f" {verb[1 - number]}", kind, subject))
+    turns = itertools.cycle(itertools.product(range(len(FRAMES)), range(2), range(2)))
+    for frame, between, number in itertools.islice(turns, 10 * n_items):
+        for _ in range(_TRIES * (len(found) < n_items)):
+            subject, verb = drawn(len(SUBJECTS)), verbs[drawn(len(verbs))]
+            nouns = {"subject": SUBJECTS[subject][number]}
+            nouns |= {"thing": THINGS[drawn(len(THINGS))][between]}
+            nouns |= {"person": PEOPLE[drawn(len(PEOPLE))][between]}
+            key = (FRAMES[frame].format(**nouns), f" {verb[number]}")
+            if key not in found:
+                kind = "none" if not frame else "same" if between == number else "other"
+                found[key] = (f" {verb[1 - number]}", kind, subject)
+                break
     wrong, attractor, group = zip(*found.values(), strict=True)
     texts, right = zip(*found, strict=True)
     return Pairs(texts, right, wrong, attractor, group)
