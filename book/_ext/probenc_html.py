@@ -28,6 +28,7 @@ PART_PAGES = {
     "04_pruning": "pruning",
     "05_training_dynamics": "training_dynamics",
     "06_across_models": "across",
+    "09_better_pruning": "pruning",
 }
 
 

@@ -107,7 +107,8 @@ def _pieces(
 def continuation(lm: LanguageModel, choices: Choices) -> Task:
     """The task, with the hidden states of a model that has read every continuation.
 
-    The state after the piece predicts the first token of each of them.
+    The state after the piece predicts the first token of each of them. As all have one length, the
+    sum of their tokens' log-probabilities ranks them as the mean does.
     """
     n, k, length = choices.answers.shape
     states, positions, tokens, items, answers = [], [], [], [], []
