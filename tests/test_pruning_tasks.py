@@ -205,6 +205,21 @@ def test_untrained_states_answer_agreement_by_chance(lm: Any) -> None:
     assert abs(found.above_chance().estimate) < 0.2
 
 
+def test_one_answer_that_flips_is_no_finding() -> None:
+    """The interval of a gain of one item in many reaches zero and does not pass it."""
+    tokens = torch.tensor([[0, 1]]).expand(100, 2)
+    answers = Answers(token_task(torch.zeros(100, 2), tokens))
+    scores = torch.zeros(1, 100, 2).double()
+    scores[..., 1] = -1.0
+    answers.add("all", 0.5, scores)
+    fewer = scores.clone()
+    fewer[0, 17, 1] = 1.0
+    answers.add("all but one", 0.5, fewer)
+    gain = answers.gain("accuracy", "all but one", "all", 0.5)
+    assert (gain.estimate, gain.high) == (pytest.approx(-0.01), 0.0)
+    assert gain.low == pytest.approx(-0.03)
+
+
 def test_gains_are_means_of_differences_and_draws_are_averaged() -> None:
     generator = torch.Generator().manual_seed(4)
     head = Head(torch.randn(20, 6, generator=generator))

@@ -78,7 +78,7 @@ class Answers:
 
     def mean(self, measure: str, method: str, share: float) -> Interval:
         """Mean of a measure over items (and draws), with its interval over groups of items."""
-        return intervals.mean_interval(self.values(measure, method, share), self.task.group)
+        return self._mean(self.values(measure, method, share))
 
     def gain(self, measure: str, method: str, other: str, share: float) -> Interval:
         """Mean of a measure by one method less that by another, paired by item.
@@ -86,19 +86,24 @@ class Answers:
         The method may have several draws; of the other the mean over its draws counts.
         """
         there = self.values(measure, other, share).mean(dim=0)
-        gained = self.values(measure, method, share) - there
-        return intervals.mean_interval(gained, self.task.group)
+        return self._mean(self.values(measure, method, share) - there)
 
     def lost(self, measure: str, method: str, share: float) -> Interval:
         """Mean of a measure by the intact head less that by a method, paired by item."""
         intact = self.values(measure, INTACT, 0.0).mean(dim=0)
-        lost = intact - self.values(measure, method, share)
-        return intervals.mean_interval(lost, self.task.group)
+        return self._mean(intact - self.values(measure, method, share))
 
     def above_chance(self) -> Interval:
         """Share of items that the intact head has right, less that by chance."""
-        above = self.values("accuracy", INTACT, 0.0) - self.task.chance
-        return intervals.mean_interval(above, self.task.group)
+        return self._mean(self.values("accuracy", INTACT, 0.0) - self.task.chance)
+
+    def _mean(self, values: Tensor) -> Interval:
+        """Mean of values [R, I] over items and draws, with its percentile interval.
+
+        Where a few answers flip, the replicates are a few steps, which no shift may take past zero.
+        """
+        found = intervals.mean_interval(values, self.task.group)
+        return Interval.percentile(found.estimate, found.replicates)
 
     def table(self) -> pd.DataFrame:
         """One row a method and share, with each measure and the ends of its interval."""
@@ -114,4 +119,4 @@ class Answers:
 def over_tasks(each: Sequence[Interval]) -> Interval:
     """The mean of one number over several tasks, whose items are drawn apart."""
     replicates = np.mean([one.replicates for one in each], axis=0)
-    return Interval.of(float(np.mean([one.estimate for one in each])), replicates)
+    return Interval.percentile(float(np.mean([one.estimate for one in each])), replicates)
