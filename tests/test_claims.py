@@ -137,6 +137,10 @@ def test_the_books_claims_are_complete() -> None:
             assert bool(one.beside) == bool(one.beside_says)
 
 
+TASKS = ("continuation", "agreement", "next_class")
+"""Of question Q2b."""
+
+
 NULL = {
     "untrained network": {
         "01_log_linear_fit": {
@@ -199,6 +203,15 @@ NULL = {
             "kl_slope_over_without_30": 1.0,
             "kl_A_kept_over_without_30": 1.0,
             "kl_random_kept_over_without_30": 1.0,
+        },
+        "09_better_pruning": {
+            **{f"accuracy_above_chance_{task}": 0.0 for task in TASKS},
+            "accuracy_lost_random_30": 0.0,
+            **{f"accuracy_lost_rotated_{task}_30": 0.0 for task in TASKS},
+            **{f"accuracy_gain_A_kept_{task}_30": 0.0 for task in TASKS},
+            **{f"answer_gain_A_kept_{task}_30": 0.0 for task in TASKS},
+            "accuracy_gain_random_kept_30": 0.0,
+            "answer_gain_random_kept_30": 0.0,
         },
     },
     "straight line with noise": {

@@ -52,9 +52,14 @@ def prose() -> str:
     return (pydoc.__doc__ or "") + "\n\n".join(str(topics[name]) for name in sorted(topics)[:12])
 
 
+VERBS = (" is", " are", " was", " were", " has", " have", " does", " do")
+"""Words that are tokens of a tokenizer that knows them."""
+
+
 @functools.cache
-def tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of 320 tokens, trained on `prose`."""
+def tokenizer(*, english: bool = False) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of 320 tokens, trained on `prose`; with `english` on so much of
+    `VERBS` that each of them is a token, too."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -64,7 +69,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    bpe.train_from_iterator([prose()], trainer)
+    bpe.train_from_iterator([prose(), "".join(VERBS) * (9_000 * english)], trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe, eos_token="<|endoftext|>", pad_token="<|endoftext|>"
     )
@@ -171,9 +176,12 @@ need_espeak = pytest.mark.skipif(
 """Marks a test in which a model hears."""
 
 
-def language_model(style: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Any:
-    """The tiny model as the package sees it."""
-    lm: LanguageModel = wrap(model(style, seed=seed).to(dtype), tokenizer(), name=f"tiny-{style}")
+def language_model(
+    style: str, *, seed: int = 0, dtype: torch.dtype = torch.float32, english: bool = False
+) -> Any:
+    """The tiny model as the package sees it; english: see `tokenizer`."""
+    words = tokenizer(english=english)
+    lm: LanguageModel = wrap(model(style, seed=seed).to(dtype), words, name=f"tiny-{style}")
     return lm
 
 
@@ -186,10 +194,13 @@ def need_float64_logits(lm: LanguageModel) -> None:
         pytest.skip(f"this transformers gives the logits of {lm.name} in {found}")
 
 
-def save(folder: Path, style: str = "untied", *, seed: int = 0) -> Path:
-    """Writes a tiny model folder that transformers loads; returns the folder."""
+def save(folder: Path, style: str = "untied", *, seed: int = 0, english: bool = False) -> Path:
+    """Writes a tiny model folder that transformers loads; returns the folder.
+
+    english: see `tokenizer`.
+    """
     model(style, seed=seed).save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
+    tokenizer(english=english).save_pretrained(folder)
     return folder
 
 

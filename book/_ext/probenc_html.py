@@ -30,6 +30,7 @@ PART_PAGES = {
     "06_across_models": "across",
     "07_early_frequency": "early_frequency",
     "08_texts_and_order": "texts_and_order",
+    "09_better_pruning": "pruning",
     "10_undertrained_tokens": "undertrained_tokens",
 }
 

@@ -12,6 +12,9 @@ from probenc_support.claims.rules_of_paper import (
 EARLY = "07_early_frequency"
 
 
+TASKS = "09_better_pruning"
+
+
 Q2 = Claim(
     id="Q2",
     title="better pruning?",
@@ -48,9 +51,93 @@ Q2 = Claim(
         ),
     ),
     figure=(PRUNING, "fig-curves"),
-    remark="Judged on language modelling; other tasks are not tested here.",
+    remark="Judged on language modelling; Q2b asks the same of other tasks.",
     changed="It asked whether the rotated basis is better than the paper's order, but that basis "
     "never uses the slopes. Now it asks whether the encoding adds anything to a method without it.",
+)
+
+
+_TASKS = {
+    "continuation": "telling the true continuation from three others",
+    "agreement": "agreement of verb and subject",
+    "next_class": "the class of the next token",
+}
+
+
+Q2B = Claim(
+    id="Q2b",
+    title="better pruning, on tasks?",
+    kind=Kind.OPEN,
+    section="limitations",
+    words="Does a pruned head that keeps the direction A answer more items of a task rightly than "
+    "one of the same rank that need not keep it?",
+    paper="Open.",
+    needs=(
+        *(
+            Criterion(
+                TASKS,
+                f"accuracy_above_chance_{task}",
+                f"{words}: share of items that the intact head has right, above chance",
+                at_least=0.1,
+                stated=Stated.BEFORE,
+            )
+            for task, words in _TASKS.items()
+        ),
+        Criterion(
+            TASKS,
+            "accuracy_lost_random_30",
+            "share of items, mean of the tasks, that is lost where random dimensions are set to "
+            "zero: a task that sees no pruning can judge none",
+            at_least=0.02,
+            stated=Stated.BEFORE,
+        ),
+    ),
+    criteria=(
+        *(
+            Criterion(
+                TASKS,
+                f"accuracy_gain_A_kept_{task}_30",
+                f"{words}: share of items that the rotated basis has right with A kept, less that "
+                "of the same rank without, paired by item",
+                at_least=0.005,
+                stated=Stated.BEFORE,
+                beside=f"accuracy_lost_rotated_{task}_30",
+                beside_says="what the same rank without loses to the intact head",
+            )
+            for task, words in _TASKS.items()
+        ),
+        *(
+            Criterion(
+                TASKS,
+                f"answer_gain_A_kept_{task}_30",
+                f"{words}: log-probability of the right answer among the answers, in nats, with A "
+                "kept less without, paired by item",
+                at_least=0.005,
+                stated=Stated.BEFORE,
+            )
+            for task, words in _TASKS.items()
+        ),
+    ),
+    controls=(
+        Criterion(
+            TASKS,
+            "accuracy_gain_random_kept_30",
+            "share of items gained, mean of the tasks, with random directions kept in place of A",
+            at_most=0.005,
+            stated=Stated.BEFORE,
+        ),
+        Criterion(
+            TASKS,
+            "answer_gain_random_kept_30",
+            "log-probability of the right answer gained, mean of the tasks, with random directions "
+            "kept in place of A",
+            at_most=0.005,
+            stated=Stated.BEFORE,
+        ),
+    ),
+    figure=(TASKS, "fig-tasks"),
+    remark="A gain of half a percentage point is what a few hundred items can hardly resolve, so "
+    "the log-probability of the answer is judged besides: it moves where no answer flips.",
 )
 
 

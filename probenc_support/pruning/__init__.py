@@ -2,6 +2,7 @@
 
 from probenc_support.pruning.bases import (
     Basis,
+    at_zero,
     compensated_basis,
     keeping_basis,
     levels,
@@ -34,6 +35,7 @@ __all__ = [
     "Levels",
     "Parts",
     "Reference",
+    "at_zero",
     "choose_power",
     "compensated_basis",
     "evaluate",

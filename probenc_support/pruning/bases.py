@@ -14,7 +14,7 @@ All divergences are in nats, from the intact model's distribution P to the prune
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -118,6 +118,14 @@ def keeping_basis(
     vectors, _ = torch.linalg.qr(torch.cat([u[:, None], vectors.flip(1)], dim=1))
     vectors = torch.cat([vectors[:, 1:].flip(1), u[:, None]], dim=1)
     return Basis(vectors.T @ root_T @ inverse, root @ inverse_T @ vectors, moments.mean, None)
+
+
+def at_zero(basis: Basis) -> Basis:
+    """The same coordinates, but those that go become zero and not their mean.
+
+    What the mean hidden state adds to the logits is then lost with them.
+    """
+    return replace(basis, mean=torch.zeros_like(basis.mean))
 
 
 def token_metric(E: Tensor, weights: Tensor) -> Tensor:

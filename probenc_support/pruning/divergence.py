@@ -259,6 +259,37 @@ def evaluate(
     return Reference(head, h, targets, chunk=chunk).evaluate(logits_of)
 
 
+def swept_logits(
+    head: Head, h: Tensor, wanted: Mapping[str, tuple[Basis, Sequence[int]]], *, chunk: int = 0
+) -> Iterator[tuple[int, str, int, Tensor]]:
+    """The logits of several bases, each at levels of its own, a chunk of positions at a time.
+
+    For what is no divergence from the intact head. As in `Reference.sweeps` a level subtracts a few
+    columns from the one before. Errors as for `Reference.sweep`.
+
+    Args:
+        head: the intact head.
+        h: [N, d] hidden states.
+        wanted: bases by name, with ascending numbers of coordinates to remove.
+        chunk: positions at a time; 0: as many as fit a small buffer.
+
+    Yields:
+        The first position of the chunk, name, number of the level, and logits [n, V] less their
+        mean over the rows; they are overwritten when the next ones are asked for.
+    """
+    for basis, removed in wanted.values():
+        levels([m / basis.d for m in removed], basis.d)
+    n = chunk or positions_at_once(head.E)
+    for names in _batches(head.E, wanted):
+        columns = {name: _columns(head.E, *wanted[name]) for name in names}
+        for start in range(0, len(h), n):
+            x = h[start : start + n].to(head.E)
+            made = _levels(wanted, columns, x, _centred(head.logits(x)))
+            for name in names:
+                for level in range(len(wanted[name][1])):
+                    yield start, name, level, next(made)
+
+
 def _batches(E: Tensor, wanted: Mapping[str, tuple[Basis, Sequence[int]]]) -> Iterator[list[str]]:
     """Names whose columns fill no more than `_COLUMN_BYTES` together, one at least."""
     names: list[str] = []

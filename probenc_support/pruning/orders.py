@@ -58,6 +58,11 @@ def wanda_scores(E: Tensor, h: Tensor) -> Tensor:
     return wide(h).square().mean(dim=0).sqrt().cpu() * wide(E).std(dim=0).cpu()
 
 
+def variance_scores(h: States) -> Tensor:
+    """[d] variance of each dimension of the hidden states h [N, d], or of their moments."""
+    return moments_of(h).cov.diagonal()
+
+
 @torch.inference_mode()
 def fisher_scores(head: Head, h: Tensor) -> Tensor:
     """[d] mean_n h_ni^2 Var_{w ~ P_n}(E_wi): twice the KL of losing dimension i, to second order.
