@@ -30,6 +30,10 @@ _NEVER_IN_UTF8 = (0xC0, 0xC1, *range(0xF5, 0x100))
 """Bytes that no UTF-8 text contains. Vocabularies that hold all bytes hold these, too."""
 
 
+_SPACE = "\u0120"
+"""How byte-level BPE writes a space. It writes bytes that UTF-8 never has as letters."""
+
+
 RIVALS = ("short row", "near the mean row", "near unused rows")
 """Indicators that are read from E alone and know no direction of probability."""
 
@@ -40,10 +44,13 @@ def never_used(vocabulary: Vocabulary) -> Tensor:
     They are found where a tokenizer writes bytes as byte-level BPE does, or as `<0xC0>`. A
     vocabulary without them has none.
     """
-    names = {chr(byte) for byte in _NEVER_IN_UTF8} | {f"<0x{byte:02X}>" for byte in _NEVER_IN_UTF8}
-    whole = any(piece in vocabulary.pieces.values() for piece in ("\u0120", "<0xC0>"))
-    found = [t for t in vocabulary.rows.tolist() if vocabulary.pieces[t] in names]
-    return torch.tensor(found if whole else [], dtype=torch.int64)
+    by_name = {f"<0x{byte:02X}>" for byte in _NEVER_IN_UTF8}
+    by_letter = {chr(byte) for byte in _NEVER_IN_UTF8}
+    pieces = set(vocabulary.pieces.values())
+    # Where bytes have names, the letters are letters, which texts do contain.
+    names = by_name if by_name & pieces else by_letter if _SPACE in pieces else set()
+    found = [token for token in vocabulary.rows.tolist() if vocabulary.pieces[token] in names]
+    return torch.tensor(found, dtype=torch.int64)
 
 
 def indicators(

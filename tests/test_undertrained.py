@@ -150,6 +150,32 @@ def test_bytes_that_no_text_has_are_never_made(text_file: Path) -> None:
     assert not len(undertrained.never_used(Vocabulary(tokenizer(), 320))) % 13
 
 
+class Pieces:
+    """A tokenizer that has a vocabulary and nothing else."""
+
+    def __init__(self, *pieces: str) -> None:
+        self.pieces = pieces
+
+    def get_vocab(self) -> dict[str, int]:
+        return {piece: token for token, piece in enumerate(self.pieces)}
+
+
+@pytest.mark.parametrize(
+    ("pieces", "wanted"),
+    [
+        (("a", "\u0120", "\u00c0", "\u00e9", "\u00ff"), [2, 4]),
+        (("a", "\u2581", "\u00c0", "<0xC0>", "<0xE9>", "<0xFF>"), [3, 5]),
+        (("a", "\u2581", "\u00c0"), []),
+    ],
+    ids=["byte-level", "bytes by name, letters are letters", "no bytes"],
+)
+def test_bytes_that_no_text_has_by_how_a_tokenizer_writes_them(
+    pieces: tuple[str, ...], wanted: list[int]
+) -> None:
+    vocabulary = Vocabulary(Pieces(*pieces), len(pieces))  # type: ignore[arg-type]
+    assert undertrained.never_used(vocabulary).tolist() == wanted
+
+
 @pytest.mark.usefixtures("module_cache")
 def test_notebook_on_a_model_whose_text_is_not_known(
     text_file: Path, tmp_path: Path, warm_kernels: None
