@@ -1,18 +1,11 @@
-"""The paper's open questions, those of its readers and this book's own claims, with their rules."""
+"""The paper's open questions and those of its readers, with their rules."""
 
 from probenc_support.claims.judging import Claim, Criterion, Kind, Stated
-from probenc_support.claims.rules_of_paper import (
-    LEARNT_TO_STEER,
-    PRUNING,
-    RANDOM_UNIT,
-    STEERING,
-    spread,
-)
+from probenc_support.claims.rules_of_paper import PRUNING, spread
 
-EARLY = "07_early_frequency"
-
-
-TASKS = "09_better_pruning"
+_EARLY = "07_early_frequency"
+_TEXTS_AND_ORDER = "08_texts_and_order"
+_BETTER_PRUNING = "09_better_pruning"
 
 
 Q2 = Claim(
@@ -75,7 +68,7 @@ Q2B = Claim(
     needs=(
         *(
             Criterion(
-                TASKS,
+                _BETTER_PRUNING,
                 f"accuracy_above_chance_{task}",
                 f"{words}: share of items that the intact head has right, above chance",
                 at_least=0.1,
@@ -84,7 +77,7 @@ Q2B = Claim(
             for task, words in _TASKS.items()
         ),
         Criterion(
-            TASKS,
+            _BETTER_PRUNING,
             "accuracy_lost_random_30",
             "share of items, mean of the tasks, that is lost where random dimensions are set to "
             "zero: a task that sees no pruning can judge none",
@@ -95,7 +88,7 @@ Q2B = Claim(
     criteria=(
         *(
             Criterion(
-                TASKS,
+                _BETTER_PRUNING,
                 f"accuracy_gain_A_kept_{task}_30",
                 f"{words}: share of items that the rotated basis has right with A kept, less that "
                 "of the same rank without, paired by item",
@@ -108,7 +101,7 @@ Q2B = Claim(
         ),
         *(
             Criterion(
-                TASKS,
+                _BETTER_PRUNING,
                 f"answer_gain_A_kept_{task}_30",
                 f"{words}: log-probability of the right answer among the answers, in nats, with A "
                 "kept less without, paired by item",
@@ -120,14 +113,14 @@ Q2B = Claim(
     ),
     controls=(
         Criterion(
-            TASKS,
+            _BETTER_PRUNING,
             "accuracy_gain_random_kept_30",
             "share of items gained, mean of the tasks, with random directions kept in place of A",
             at_most=0.005,
             stated=Stated.BEFORE,
         ),
         Criterion(
-            TASKS,
+            _BETTER_PRUNING,
             "answer_gain_random_kept_30",
             "log-probability of the right answer gained, mean of the tasks, with random directions "
             "kept in place of A",
@@ -135,7 +128,7 @@ Q2B = Claim(
             stated=Stated.BEFORE,
         ),
     ),
-    figure=(TASKS, "fig-tasks"),
+    figure=(_BETTER_PRUNING, "fig-tasks"),
     remark="A gain of half a percentage point is what a few hundred items can hardly resolve, so "
     "the log-probability of the answer is judged besides: it moves where no answer flips.",
 )
@@ -144,7 +137,7 @@ Q2B = Claim(
 def _early(
     metric: str, says: str, *, at_least: float | None = None, at_most: float | None = None
 ) -> Criterion:
-    return Criterion(EARLY, metric, says, at_least, at_most, stated=Stated.BEFORE)
+    return Criterion(_EARLY, metric, says, at_least, at_most, stated=Stated.BEFORE)
 
 
 Q3 = Claim(
@@ -198,7 +191,7 @@ Q3 = Claim(
             at_least=1.0,
         ),
     ),
-    figure=(EARLY, "fig-gain"),
+    figure=(_EARLY, "fig-gain"),
     remark="Of a network of 2 layers that reads 0.8 million tokens. A delay that is all due to the "
     "missing frequencies themselves would show in the first criterion alone.",
     changed="It asked a question without a test; now networks are trained that differ only in "
@@ -213,9 +206,6 @@ N2 = Claim(
     words="Does a pruned model stay stable under further training?",
     remark="Needs training runs that start from a pruned head.",
 )
-
-
-_TEXTS_AND_ORDER = "08_texts_and_order"
 
 
 _CHANGED = {
@@ -297,232 +287,4 @@ N3 = Claim(
     "without contexts, follows the text that is read, and holds nothing of a count that no id has. "
     "That last one could go the other way: the aliases of a frequent token stand in its many "
     "contexts, and E could show how many they are.",
-)
-
-
-B1 = Claim(
-    id="B1",
-    title="a more precise edit?",
-    kind=Kind.OURS,
-    words="Is there an edit that scales a probability more precisely than the paper's?",
-    needs=LEARNT_TO_STEER,
-    criteria=(
-        Criterion(
-            STEERING,
-            "steer_mae_min_variance_20x_id",
-            "the edit of least variance, twentyfold: mean error of the log scale, other documents",
-            at_most=0.25,
-            times="steer_mae_paper_best_20x_id",
-        ),
-        Criterion(
-            STEERING,
-            "steer_mae_robust_20x_ood",
-            "the edit fitted on several corpora, twentyfold, another domain",
-            at_most=0.25,
-        ),
-        Criterion(
-            STEERING,
-            "steer_mae_min_variance_20x_id",
-            "the edit of least variance against a plain logit bias, which no edit of a row can be "
-            "expected to beat",
-            at_most=3,
-            times="steer_mae_logit_bias_20x_id",
-        ),
-    ),
-    controls=(RANDOM_UNIT,),
-    figure=(STEERING, "fig-expected-actual"),
-    changed="It was judged on the detecting text against one reading of the paper's edit. Now it "
-    "is judged on other text, against the best of a family and a plain logit bias.",
-)
-
-
-B2 = Claim(
-    id="B2",
-    title="an exact edit?",
-    kind=Kind.OURS,
-    words="Where the head reads a LayerNorm with a bias, an edit of one row that its weights alone "
-    "give is a plain bias on the logit, at every position of every text.",
-    needs=(
-        Criterion(
-            STEERING,
-            "hidden_bias_exact",
-            "whether the weights give a direction v with v · h = 1: a LayerNorm with gain γ and "
-            "bias β before the head, and Σ β/γ not zero",
-            at_least=1,
-            stated=Stated.BEFORE,
-        ),
-    ),
-    criteria=(
-        Criterion(
-            STEERING,
-            "hidden_bias_sd_id",
-            "standard deviation of v · h over other documents",
-            at_most=1e-5,
-            stated=Stated.BEFORE,
-        ),
-        Criterion(
-            STEERING,
-            "hidden_bias_sd_ood",
-            "the same over another domain",
-            at_most=1e-5,
-            stated=Stated.BEFORE,
-        ),
-        Criterion(
-            STEERING,
-            "hidden_bias_from_ceiling_id",
-            "mean error of the log scale at twentyfold, its distance from that of a plain logit "
-            "bias, other documents",
-            at_most=1e-6,
-            stated=Stated.BEFORE,
-        ),
-        Criterion(
-            STEERING,
-            "hidden_bias_from_ceiling_ood",
-            "the same, another domain",
-            at_most=1e-6,
-            stated=Stated.BEFORE,
-        ),
-    ),
-    controls=(
-        Criterion(
-            STEERING,
-            "hidden_bias_permuted_sd_id",
-            "standard deviation of v · h for the same v with its entries in another order, scaled "
-            "to a mean of one",
-            at_least=0.1,
-            stated=Stated.BEFORE,
-        ),
-    ),
-    figure=(STEERING, "fig-frontier"),
-    remark="It is a theorem and says nothing of what was learnt: a network with random weights and "
-    "a bias in that norm passes, too. What the runs test is that the right norm was found and that "
-    "arithmetic leaves it exact. A model without such a norm is not tested; its numbers are those "
-    "of the edit of least variance. That the edit is exact does not make it short: see B3.",
-)
-
-
-B3 = Claim(
-    id="B3",
-    title="a short edit?",
-    kind=Kind.OURS,
-    words="An edit that is no longer than a row of the output embedding scales a probability "
-    "almost as well as a plain logit bias.",
-    needs=LEARNT_TO_STEER,
-    criteria=tuple(
-        Criterion(
-            STEERING,
-            f"frontier_beyond_ceiling_row_{domain}",
-            "mean error of the log scale at twentyfold beyond that of a plain logit bias, for the "
-            f"most even edit as long as a centred row is on average, {words}",
-            at_most=0.1,
-            stated=Stated.BEFORE,
-        )
-        for domain, words in {"id": "other documents", "ood": "another domain"}.items()
-    ),
-    controls=(RANDOM_UNIT,),
-    figure=(STEERING, "fig-frontier"),
-)
-
-
-B4 = Claim(
-    id="B4",
-    title="several tokens at once?",
-    kind=Kind.OURS,
-    words="Steps that are solved together give several tokens their wanted probabilities at once, "
-    "where steps solved one token at a time do not.",
-    needs=LEARNT_TO_STEER,
-    criteria=(
-        Criterion(
-            STEERING,
-            "joint_edited_rel_error",
-            "ten rows of the real model replaced at once: largest relative error of a factor, by "
-            "its own forward pass on the text on which the steps were solved",
-            at_most=1e-3,
-            stated=Stated.BEFORE,
-        ),
-        Criterion(
-            STEERING,
-            "joint_worst_together_id",
-            "ten frequent words at mixed scales, error of the log scale of the one that is "
-            "farthest off, other documents: solved together against each for itself",
-            at_most=0.5,
-            times="joint_worst_separate_id",
-            stated=Stated.BEFORE,
-        ),
-        Criterion(
-            STEERING,
-            "joint_worst_together_id",
-            "the same against plain biases on the logits, solved together, too",
-            at_most=3,
-            times="joint_worst_logit_bias_id",
-            stated=Stated.BEFORE,
-        ),
-    ),
-    controls=(
-        Criterion(
-            STEERING,
-            "joint_worst_random_unit_id",
-            "the same along a random direction, solved together on the same text",
-            at_least=2,
-            times="joint_worst_together_id",
-            stated=Stated.BEFORE,
-        ),
-    ),
-    figure=(STEERING, "fig-joint"),
-)
-
-
-_UNDERTRAINED = "10_undertrained_tokens"
-
-B5 = Claim(
-    id="B5",
-    title="tokens that training never saw?",
-    kind=Kind.OURS,
-    words="Distance along the direction that encodes probability tells the tokens that training "
-    "never saw, with nothing known of them beforehand.",
-    needs=(
-        Criterion(
-            _UNDERTRAINED,
-            "n_unseen",
-            "tokens that the training text never has, of a model whose text is known",
-            at_least=50,
-            stated=Stated.BEFORE,
-        ),
-    ),
-    criteria=(
-        Criterion(
-            _UNDERTRAINED,
-            "auroc_along_A",
-            "area under the ROC curve of the fitted −log a, unseen tokens against seen ones",
-            at_least=0.9,
-            stated=Stated.BEFORE,
-        ),
-        Criterion(
-            _UNDERTRAINED,
-            "auroc_along_A_less_rival",
-            "that, less the area of the best rival that knows no direction of probability: a short "
-            "row, a row near the mean, or the cosine with rows that are known not to be in use",
-            at_least=-0.02,
-            stated=Stated.BEFORE,
-        ),
-    ),
-    controls=(
-        Criterion(
-            _UNDERTRAINED,
-            "auroc_along_A_untrained",
-            "the same area of the network before training",
-            at_most=0.6,
-            stated=Stated.BEFORE,
-        ),
-        Criterion(
-            _UNDERTRAINED,
-            "auroc_random_direction_mean",
-            "mean area of random directions of the trained embedding, each turned the better way",
-            at_most=0.75,
-            stated=Stated.BEFORE,
-        ),
-    ),
-    figure=(_UNDERTRAINED, "fig-counts"),
-    remark="Can be judged only where the training text is known. Unseen tokens of a small model "
-    "are mostly ones that a tokenizer holds without ever making them, such as single bytes.",
 )
