@@ -262,6 +262,18 @@ NULL = {
             "r2_parent_over_whole": 1.0,
         },
     },
+    "a pruned model that falls behind": {
+        "11_pruned_in_training": {
+            "n_seeds": 3,
+            "excess_growth_paper_held": 0.5,
+            "excess_growth_rotated_held": 0.5,
+            "forgot_paper_held_less_intact": 0.5,
+            "forgot_rotated_held_less_intact": 0.5,
+            "kl_paper_held_after_over_before": 2.0,
+            "kl_rotated_held_after_over_before": 2.0,
+            "excess_random_held_after": 1.0,
+        },
+    },
     "models without a law": {
         "06_across_models": {
             "n_models_sparsity": 7,

@@ -35,8 +35,8 @@ CONTROL = "control"
 FLAT = f"{ALIASES}flat"
 """The arm in which frequent ids end about equally frequent."""
 
-ARMS = (CONTROL, *readings.READINGS)
-"""All arms: the control and every reading, by name."""
+ARMS = (CONTROL, *(name for name in readings.READINGS if name != readings.INSTEAD))
+"""All arms: the control, and every reading of the same text, by name."""
 
 DENSE = 32
 """Every second step up to this one is kept, where most of the encoding appears."""

@@ -13,6 +13,7 @@ blocks `rows_of` in their order, is the yardstick: each reading changes one thin
 - `rare-first`, `common-first`: the same blocks, ordered by the mean log frequency of their tokens.
 - `shuffled`: the same tokens, dealt out anew over all places of the text.
 - `other-half:<corpus>`: from half of the steps on, blocks of another corpus in the same tokens.
+- `instead:<corpus>`: nothing but such blocks.
 """
 
 from collections.abc import Callable
@@ -39,6 +40,9 @@ EVEN = "even"
 
 OTHER_HALF = "other-half"
 """The name of the reading of two texts, before a colon and the name of the second."""
+
+INSTEAD = "instead"
+"""The name of the reading of another text alone, before a colon and its name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,10 +141,11 @@ def _shuffled(recipe: Recipe, text: Text, seed: int) -> Text:
     return replace(text, train=dealt.reshape(read.shape), plan=np.arange(len(read)))
 
 
-def _other_half(recipe: Recipe, text: Text, seed: int) -> Text:
+def _another(recipe: Recipe, text: Text, seed: int, *, after: int) -> Text:
+    """Blocks of the corpus that the reading names, from step `after` on."""
     corpus = recipe.reading.partition(":")[2]
     rows = rows_of(recipe, text, seed)
-    first = half_of(recipe) * recipe.batch_size
+    first = after * recipe.batch_size
     blocks, sources = training_text.blocks_of(text, corpus, len(rows) - first)
     order = np.random.default_rng((seed, _OTHER)).permutation(len(blocks))
     return replace(
@@ -161,10 +166,13 @@ READINGS: dict[str, Callable[[Recipe, Text, int], Text]] = {
     "rare-first": lambda recipe, text, seed: _by_frequency(recipe, text, seed, sign=1),
     "common-first": lambda recipe, text, seed: _by_frequency(recipe, text, seed, sign=-1),
     "shuffled": _shuffled,
-    OTHER_HALF: _other_half,
+    OTHER_HALF: lambda recipe, text, seed: _another(recipe, text, seed, after=half_of(recipe)),
+    INSTEAD: lambda recipe, text, seed: _another(recipe, text, seed, after=0),
 }
-"""Functions of the recipe, the text and the seed, by name; after a colon, that of `other-half`
-names the other text."""
+"""Functions of the recipe, the text and the seed, by name."""
+
+_NAMING = (OTHER_HALF, INSTEAD)
+"""Readings whose name goes on with a colon and the other text."""
 
 
 def of(recipe: Recipe, text: Text, seed: int) -> Text:
@@ -177,11 +185,11 @@ def of(recipe: Recipe, text: Text, seed: int) -> Text:
     if not recipe.reading:
         return text
     name, _, corpus = recipe.reading.partition(":")
-    if name not in READINGS or bool(corpus) != (name == OTHER_HALF):
+    if name not in READINGS or bool(corpus) != (name in _NAMING):
         raise InputError(_unknown(recipe))
     return READINGS[name](recipe, text, seed)
 
 
 def _unknown(recipe: Recipe) -> str:
-    named = ", ".join(f"{name}:CORPUS" if name == OTHER_HALF else name for name in READINGS)
+    named = ", ".join(f"{name}:CORPUS" if name in _NAMING else name for name in READINGS)
     return f"The reading of {recipe.name} is {recipe.reading!r}; name one of {named}."

@@ -249,6 +249,7 @@ def train(
     corpus: str = "docstrings",
     seed: int = 0,
     device: str = "auto",
+    intervention: interventions.Intervention | None = None,
     progress: bool = True,
 ) -> Path:
     """Trains a model, or goes on where an interrupted run of it stopped.
@@ -265,6 +266,8 @@ def train(
         folder: where the checkpoints go, laid out like the revisions of Pythia on the hub.
         corpus: see `corpora.text`.
         seed: of initial weights and order of the text; the tokenizer does not depend on it.
+        intervention: one of the caller's own, which the recipe's `intervention` tells from every
+            other; None: that which the recipe names.
 
     Raises:
         InputError: unusable corpus or seed, a full disk (the checkpoints so far are kept), or a
@@ -282,7 +285,7 @@ def train(
     model.to(device=where)  # type: ignore[call-arg]
     model.train()
     tokenizer = objectives.tokenizer_of(recipe, text.tokenizer)
-    intervention = interventions.of(recipe, text, seed)
+    intervention = intervention or interventions.of(recipe, text, seed)
     intervention.begin(model)
     optimiser = _optimiser(model, recipe)
     run = _Run(recipe, seed, text, folder, where, model, tokenizer, optimiser, intervention)
@@ -338,12 +341,18 @@ def _duration(seconds: float) -> str:
 
 
 def trained(
-    name: str | Recipe, *, seed: int = 0, corpus: str = "docstrings", device: str = "auto"
+    name: str | Recipe,
+    *,
+    seed: int = 0,
+    corpus: str = "docstrings",
+    device: str = "auto",
+    intervention: interventions.Intervention | None = None,
 ) -> Path:
     """Folder of a trained model, laid out by revisions (`step0`, `step1`, ...); trains if missing.
 
     Args:
         name: of a recipe, or a recipe of one's own.
+        intervention: see `train`.
 
     Raises:
         InputError: no such recipe, or see `train`.
@@ -356,7 +365,8 @@ def trained(
     folder = cache.cache_dir() / "training" / f"{recipe.name}-seed{seed}-{key}"
     if (folder / "training.json").is_file():
         return folder
-    return train(recipe, folder=folder, corpus=corpus, seed=seed, device=device)
+    options: Any = {"corpus": corpus, "seed": seed, "device": device}
+    return train(recipe, folder=folder, intervention=intervention, **options)
 
 
 def named(name: str) -> Recipe:

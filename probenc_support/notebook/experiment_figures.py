@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from probenc_support.notebook import training_figures
+from probenc_support.experiments import further_training, over_seeds
+from probenc_support.notebook import figures, training_figures
 from probenc_support.regression.arrays import Array
 
 
@@ -48,3 +49,38 @@ def smoothed(
             table = pd.DataFrame({"arm": arm, "seed": seed, "step": steps, column: means})
             tables.append(table.iloc[:: max(1, window // 2)])
     return pd.concat(tables, ignore_index=True)
+
+
+def before_and_after(changes: pd.DataFrame) -> list[Figure]:
+    """Two panels with a row an arm: excess loss before and after, and what was forgotten.
+
+    Args:
+        changes: see `further_training.changes`.
+    """
+    arms = [str(arm) for arm in changes.index.get_level_values("arm").unique()]
+    pruned = [arm for arm in arms if arm != further_training.INTACT]
+    excess = {"before": "excess before", "after": "excess after"}
+    label = "loss beyond the intact twin's (nats)"
+    return [
+        figures.intervals(
+            pruned,
+            {name: _estimates(changes, column) for name, column in excess.items()},
+            value="value",
+            xlabel=label,
+        ),
+        figures.intervals(
+            arms,
+            {"forgot": _estimates(changes, "forgot")},
+            value="value",
+            xlabel="rise of the loss on the first text (nats)",
+        ),
+    ]
+
+
+def _estimates(changes: pd.DataFrame, column: str) -> pd.DataFrame:
+    found = {
+        str(arm): over_seeds.mean(values.to_numpy())
+        for arm, values in changes[column].groupby("arm", sort=False)
+    }
+    rows = {arm: {"value": e.value, "low": e.low, "high": e.high} for arm, e in found.items()}
+    return pd.DataFrame.from_dict(rows, orient="index")
