@@ -37,7 +37,9 @@ def text(text_file: Path) -> Text:
 
 
 def recipe(reading: str) -> Recipe:
-    return replace(TINY, reading=f"{reading}:{OTHER}" if reading == "other-half" else reading)
+    return replace(
+        TINY, reading=f"{reading}:{OTHER}" if reading in ("other-half", "instead") else reading
+    )
 
 
 def read(text: Text, reading: str, seed: int = 0) -> NDArray[np.int64]:

@@ -32,6 +32,7 @@ PART_PAGES = {
     "08_texts_and_order": "texts_and_order",
     "09_better_pruning": "pruning",
     "10_undertrained_tokens": "undertrained_tokens",
+    "11_pruned_in_training": "pruned_in_training",
 }
 
 
