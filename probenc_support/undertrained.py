@@ -8,7 +8,6 @@ known not to be in use; both are compared here.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,7 +17,7 @@ from scipy import stats
 from torch import Tensor
 
 from probenc_support import roster
-from probenc_support.dynamics import Estimate
+from probenc_support.dynamics import Estimate, counts_so_far
 from probenc_support.errors import InputError
 from probenc_support.head import Head
 from probenc_support.models import checkpoints
@@ -95,9 +94,9 @@ def auroc(values: Array, positive: NDArray[np.bool_]) -> float:
     Args:
         values: [n]; positive: [n] bool, some of each kind.
     """
-    n, m = int(positive.sum()), int((~positive).sum())
-    ranks = stats.rankdata(values)
-    return float((ranks[positive].sum() - n * (n + 1) / 2) / (n * m))
+    one, other = values[positive], values[~positive]
+    found = stats.mannwhitneyu(one, other, method="asymptotic").statistic
+    return float(found / (len(one) * len(other)))
 
 
 def auroc_draws(
@@ -143,15 +142,20 @@ class Judged:
     """The others."""
 
 
-def counts_of(model: str, seed: int) -> NDArray[np.int64] | None:
-    """[V] how often each token occurs in what a model that is trained here read, by id; None of a
-    model from elsewhere."""
-    entry, named_seed = roster.roster_entry(model)
+def runs_of(model: str, seed: int, n_seeds: int) -> dict[str, NDArray[np.int64] | None]:
+    """The models to look at by name, and how often training saw each token: [V] by id.
+
+    Of a model that is trained here, one a seed: `seed`, `seed` + 1, ... after the one that its name
+    has; else the model alone, of which it is not known (None).
+    """
+    entry, named = roster.roster_entry(model)
     if entry is None or not entry.source.startswith("trained:"):
-        return None
-    run = checkpoints.training_run(model, seed=seed - named_seed)
-    counts: NDArray[np.int64] = np.load(Path(run.source) / "token_counts.npy")
-    return counts
+        return {model: None}
+    found: dict[str, NDArray[np.int64] | None] = {}
+    for each in checkpoints.seeds(model, seed, n_seeds):
+        counts = counts_so_far(checkpoints.training_run(model, seed=each))
+        found[f"{entry.name}-seed{named + each}"] = None if counts is None else counts[-1]
+    return found
 
 
 def judge(
@@ -167,7 +171,7 @@ def judge(
 
     Args:
         table: see `indicators`.
-        counts: [V] by id, see `counts_of`.
+        counts: [V] by id, see `runs_of`.
         without: ids that are not judged, since they serve as examples of unused rows.
         seen_at_most: of the tokens that training saw, judge only those that it saw so often or
             more rarely, which are harder to tell; None: all.

@@ -45,7 +45,7 @@ def test_gain_by_step_is_the_unigram_loss_less_the_loss(
 ) -> None:
     """Against a loop over the blocks that each step reads."""
     text = training_text.prepare(TINY, str(text_file))
-    log_f = interventions.log_frequency(TINY, text, 0).numpy()
+    log_f = interventions.log_frequency(text.counts(TINY, 0)).numpy()
     losses = training.record(Path(run.source))["losses"]
     gains = experiments.gain_by_step(run)
     for step in (0, 5, 11):
@@ -58,7 +58,7 @@ def test_frequencies_of_a_run_are_those_of_its_interventions(
     run: checkpoints.TrainingRun, text_file: Path
 ) -> None:
     text = training_text.prepare(TINY, str(text_file))
-    wanted = interventions.log_frequency(TINY, text, 0)
+    wanted = interventions.log_frequency(text.counts(TINY, 0))
     torch.testing.assert_close(experiments.log_frequency(run), wanted)
 
 

@@ -30,7 +30,7 @@ def text(text_file: Path) -> Text:
 
 @pytest.fixture(scope="module")
 def log_f(text: Text) -> Tensor:
-    return interventions.log_frequency(TINY, text, 0)
+    return interventions.log_frequency(text.counts(TINY, 0))
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Tokens that training hardly saw: areas by brute force, planted rows, the notebook."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
-from tiny import tokenizer
 
 from probenc_support import undertrained
 from probenc_support.errors import InputError
@@ -147,7 +147,6 @@ def test_bytes_that_no_text_has_are_never_made(text_file: Path) -> None:
     everything = "".join(map(chr, [*range(32, 0x3000), 0x1F600, 0x10FFFF]))
     made = set(text.tokenizer(everything, add_special_tokens=False)["input_ids"])
     assert not made & set(found.tolist())
-    assert not len(undertrained.never_used(Vocabulary(tokenizer(), 320))) % 13
 
 
 class Pieces:
@@ -203,7 +202,22 @@ def test_notebook_on_a_model_whose_text_is_not_known(
     assert listed["along A"].is_monotonic_decreasing
 
 
-def test_counts_are_known_of_models_that_are_trained_here_alone() -> None:
-    assert undertrained.counts_of("gpt2", 0) is None
-    assert undertrained.counts_of("some/folder", 0) is None
-    assert "pythia-nano" in RECIPES
+@pytest.mark.usefixtures("module_cache")
+def test_runs_have_the_seeds_and_the_counts_of_their_names(
+    text_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = Recipe("pythia-nano", 1, 8, 1, 320, 32, 4, 4, 2, 1e-2)
+    monkeypatch.setitem(RECIPES, recipe.name, recipe)
+    own = partial(training.trained, corpus=str(text_file), device="cpu")
+    monkeypatch.setattr(training, "trained", lambda name, *, seed, device: own(name, seed=seed))
+    found = undertrained.runs_of("pythia-nano-seed3", 1, 2)
+    assert list(found) == ["pythia-nano-seed4", "pythia-nano-seed5"]
+    for name, counts in found.items():
+        folder = own(recipe.name, seed=int(name[-1]))
+        assert np.array_equal(counts, np.load(folder / "token_counts.npy"))
+    assert list(undertrained.runs_of("pythia-nano", 2, 1)) == ["pythia-nano-seed2"]
+
+
+@pytest.mark.parametrize("model", ["gpt2", "some/folder"])
+def test_what_training_saw_of_other_models_is_not_known(model: str) -> None:
+    assert undertrained.runs_of(model, 0, 3) == {model: None}

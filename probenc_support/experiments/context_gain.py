@@ -8,6 +8,7 @@ gives every model the frequencies, by the head bias that makes its average predi
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from probenc_support.dynamics.halfway_steps import first_at
@@ -27,7 +28,7 @@ def gain_by_step(run: TrainingRun) -> Array:
     record = checkpoints.record(run)
     recipe = Recipe(**record["recipe"])
     text = training_text.prepare(recipe, record["corpus"])
-    log_f = interventions.log_frequency(recipe, text, record["seed"]).numpy()
+    log_f = interventions.log_frequency(text.counts(recipe, record["seed"])).numpy()
     unigram = [
         -log_f[text.train[text.order(recipe, record["seed"], step)][:, 1:]].mean()
         for step in range(recipe.steps)
@@ -45,9 +46,18 @@ def steps_to(gain: Array, level: float = 1.0, *, window: int = 16) -> float:
         gain: [steps], see `gain_by_step`.
         window: what one step reads is too little for a steady mean.
     """
-    window = min(window, len(gain))
-    means = np.convolve(gain, np.full(window, 1.0 / window), mode="valid")
-    return first_at(level, means, np.arange(window, len(gain) + 1, dtype=float))
+    steps, means = running_mean(gain, window)
+    return first_at(level, means, steps.astype(float))
+
+
+def running_mean(values: Array, window: int) -> tuple[NDArray[np.int64], Array]:
+    """Steps [m] and, at each, the mean of the values [steps] of the last `window` steps.
+
+    A window that is longer than the run is as long as the run.
+    """
+    window = min(window, len(values))
+    means = np.convolve(values, np.full(window, 1.0 / window), mode="valid")
+    return np.arange(window, len(values) + 1), means
 
 
 def calibrated(head: Head, h: Tensor, log_f: Tensor, *, rounds: int = 12) -> Head:

@@ -21,7 +21,7 @@ from probenc_support.experiments import over_seeds
 from probenc_support.inference import Detection, detect
 from probenc_support.models import LanguageModel, checkpoints, readings, training
 from probenc_support.models.checkpoints import TrainingRun
-from probenc_support.models.interventions import Intervention
+from probenc_support.models.interventions import Intervention, Projected, Several
 from probenc_support.moments import Moments
 from probenc_support.pruning import orders, whole_head
 
@@ -63,11 +63,11 @@ class Pruned:
 
 
 class Start(Intervention):
-    """Training goes on from given weights with a pruned head, which may be held in its space."""
+    """Training goes on from given weights, with a pruned head."""
 
-    def __init__(self, weights: Mapping[str, Tensor], head: Pruned, *, held: bool) -> None:
+    def __init__(self, weights: Mapping[str, Tensor], head: Pruned) -> None:
         """`weights`: of the whole model, by name."""
-        self.weights, self.head, self.held = weights, head, held
+        self.weights, self.head = weights, head
 
     def begin(self, model: PreTrainedModel) -> None:
         model.load_state_dict(dict(self.weights), strict=False)
@@ -75,18 +75,6 @@ class Start(Intervention):
         with torch.no_grad():
             head.weight.copy_(self.head.E)
             head.bias.copy_(self.head.b)
-
-    def before_step(self, model: PreTrainedModel) -> None:
-        gradient = model.get_output_embeddings().weight.grad
-        if self.held and gradient is not None:
-            gradient.sub_(self.head.outside(gradient))
-
-    def after_step(self, model: PreTrainedModel, optimiser: torch.optim.Optimizer) -> None:
-        if self.held:
-            E = model.get_output_embeddings().weight
-            E.data.sub_(self.head.outside(E.data))
-            kept = optimiser.state[E]["exp_avg"]
-            kept.sub_(self.head.outside(kept))
 
 
 def heads(lm: LanguageModel, detection: Detection, *, share: float, seed: int) -> dict[str, Pruned]:
@@ -101,10 +89,11 @@ def heads(lm: LanguageModel, detection: Detection, *, share: float, seed: int) -
     moments = Moments.of(detection.h)
     slopes = torch.as_tensor(regression.fit_tokens(lm, detection).slopes)
     order = orders.ascending(orders.slope_scores(slopes))
+    weights = pruning.power_weights(detection.log_a_rows, 0.5)
     chosen = {
         "paper": pruning.zero_basis(order),
         "compensated": pruning.compensated_basis(order, moments),
-        "rotated": pruning.rotated_basis(lm.head.E, moments, detection.log_a_rows.exp().sqrt()),
+        "rotated": pruning.rotated_basis(lm.head.E, moments, weights),
         "random": pruning.zero_basis(orders.random_order(lm.d, seed=seed)),
     }
     bias = torch.zeros(lm.head.V) if lm.head.b is None else lm.head.b.cpu()
@@ -182,10 +171,11 @@ def train(
     trained = []
     for method, mask in arms:
         name = f"after:{base.name}:{method}:{mask}:{share:g}"
-        start = Start(weights, found[method], held=mask == HELD)
+        start: Intervention = Start(weights, found[method])
+        if mask == HELD:
+            start = Several(start, Projected(found[method].outside))
         own = replace(further, intervention=name)
-        options = {"seed": seed, "corpus": corpus, "device": device}
-        folder = training.trained(own, intervention=start, **options)  # type: ignore[arg-type]
+        folder = training.trained(own, seed=seed, corpus=corpus, device=device, intervention=start)
         after = checkpoints.training_run(str(folder))
         trained.append(Trained(method, mask, seed, found[method], after))
     return trained
@@ -272,7 +262,8 @@ def changes(measured: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _over_seeds(table: pd.DataFrame, column: str) -> dict[str, Estimate]:
+def by_arm(table: pd.DataFrame, column: str) -> dict[str, Estimate]:
+    """The mean over seeds of a column of `changes`, with its interval, by arm."""
     groups = table[column].groupby("arm", sort=False)
     return {str(arm): over_seeds.mean(values.to_numpy()) for arm, values in groups}
 
@@ -281,7 +272,7 @@ def in_words(table: pd.DataFrame) -> pd.DataFrame:
     """Means over seeds with their intervals as text, a row an arm; see `changes`."""
     columns = [str(name) for name in table if name not in ("regrowth", "KL ratio")]
     return pd.DataFrame(
-        {name: {arm: str(e) for arm, e in _over_seeds(table, name).items()} for name in columns}
+        {name: {arm: str(e) for arm, e in by_arm(table, name).items()} for name in columns}
     )
 
 
@@ -298,7 +289,7 @@ def metrics(table: pd.DataFrame) -> dict[str, float]:
     }
     found: dict[str, float] = {}
     for column, name in names.items():
-        for arm, estimate in _over_seeds(table, column).items():
+        for arm, estimate in by_arm(table, column).items():
             if arm != INTACT:
                 found |= estimate.metrics(name.format(arm.replace(", ", "_")))
-    return found | _over_seeds(table, "forgot")[INTACT].metrics("forgot_intact")
+    return found | by_arm(table, "forgot")[INTACT].metrics("forgot_intact")

@@ -1,21 +1,23 @@
 """What is measured over the checkpoints of one run of an experiment."""
 
 from collections.abc import Sequence
-from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from probenc_support.corpora import TokenBlocks
-from probenc_support.dynamics import predictions
+from probenc_support.dynamics import counts_so_far, predictions
 from probenc_support.dynamics.convergence import group_of
 from probenc_support.dynamics.function_distance import Final
 from probenc_support.dynamics.halfway_steps import halfway
 from probenc_support.experiments.context_gain import gain_given_frequency
 from probenc_support.experiments.routes import r2_by_route
 from probenc_support.inference import detect
+from probenc_support.models import interventions
 from probenc_support.models.checkpoints import TrainingRun
 
 AT_ONCE = 2048
@@ -23,9 +25,10 @@ AT_ONCE = 2048
 
 
 def log_frequency(run: TrainingRun) -> Tensor:
-    """[V] float64 log of the frequencies in what a run here read, one added to each count."""
-    counts = np.load(Path(run.source) / "token_counts.npy") + 1.0
-    return torch.from_numpy(np.log(counts / counts.sum()))
+    """[V] float64 log of the frequencies in what a run here read; see
+    `interventions.log_frequency`."""
+    counts = cast(NDArray[np.int64], counts_so_far(run))
+    return interventions.log_frequency(counts[-1])
 
 
 def measure(

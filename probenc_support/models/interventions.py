@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -56,43 +57,59 @@ class FixedBias(Intervention):
         head.bias.requires_grad_(False)
 
 
-class Blocked(Intervention):
-    """E never tells given functions of the tokens, neither by a direction nor by its rows' lengths.
+class Projected(Intervention):
+    """E never holds a part of itself that is left out, once it begins without it.
 
-    Let the orthonormal columns of U [V, k] span these functions and be orthogonal to the constant.
-    After every step, the logarithms of the lengths of E's rows lose their part in U, then E loses
-    U U^T E: a regression of any such function on E has slopes and an R^2 of exactly zero, and so
-    it has on E h at every h. The second changes lengths a little, so both are done in turn, four
-    times. The gradient loses U U^T of itself before the optimiser sees it, and so does the mean of
-    gradients that the optimiser keeps.
+    After every step E loses that part. The gradient loses it before the optimiser sees it, and so
+    does the mean of gradients that the optimiser keeps.
     """
 
-    def __init__(self, U: Tensor) -> None:
-        """`U`: [V, k], orthonormal columns."""
-        self.U = U
-
-    def begin(self, model: PreTrainedModel) -> None:
-        self._clear(_embedding(model).data)
+    def __init__(self, part: Callable[[Tensor], Tensor]) -> None:
+        """`part`: a linear projection of matrices [V, d] on what is left out of them."""
+        self.part = part
 
     def before_step(self, model: PreTrainedModel) -> None:
         gradient = _embedding(model).grad
         if gradient is not None:
-            gradient.sub_(self._part(gradient))
+            gradient.sub_(self.part(gradient))
 
     def after_step(self, model: PreTrainedModel, optimiser: torch.optim.Optimizer) -> None:
         E = _embedding(model)
-        self._clear(E.data)
+        self.clear(E.data)
         for moment in ("exp_avg", "momentum_buffer"):
             if (kept := optimiser.state[E].get(moment)) is not None:
-                kept.sub_(self._part(kept))
+                kept.sub_(self.part(kept))
 
-    def _clear(self, E: Tensor) -> None:
+    def clear(self, E: Tensor) -> None:
+        """Takes the part out of E [V, d], in place."""
+        E.sub_(self.part(E))
+
+
+class Blocked(Projected):
+    """E never tells given functions of the tokens, neither by a direction nor by its rows' lengths.
+
+    Let the orthonormal columns of U [V, k] span these functions and be orthogonal to the constant.
+    E is kept without U U^T E, so that a regression of any such function on E has slopes and an R^2
+    of exactly zero, and so it has on E h at every h. Before that the logarithms of the lengths of
+    E's rows lose their part in U. The projection changes lengths a little, so both are done in
+    turn, four times.
+    """
+
+    def __init__(self, U: Tensor) -> None:
+        """`U`: [V, k], orthonormal columns."""
+        super().__init__(self._in_U)
+        self.U = U
+
+    def begin(self, model: PreTrainedModel) -> None:
+        self.clear(_embedding(model).data)
+
+    def clear(self, E: Tensor) -> None:
         for _ in range(4):
             lengths = E.norm(dim=1, keepdim=True).clamp(min=1e-12).log()
-            E.mul_(self._part(lengths).neg().exp())
-            E.sub_(self._part(E))
+            E.mul_(self.part(lengths).neg().exp())
+            super().clear(E)
 
-    def _part(self, matrix: Tensor) -> Tensor:
+    def _in_U(self, matrix: Tensor) -> Tensor:
         """U U^T of a matrix [V, m]."""
         U = self.U.to(matrix)
         return U @ (U.T @ matrix)
@@ -122,11 +139,11 @@ def _embedding(model: PreTrainedModel) -> nn.Parameter:
     return weight
 
 
-def log_frequency(recipe: Recipe, text: Text, seed: int) -> Tensor:
-    """[V] float64 log of the frequency with which a run reads each token, one being added to each
-    count, so that tokens that never occur have one, too."""
-    counts = text.counts(recipe, seed) + 1.0
-    return torch.from_numpy(np.log(counts / counts.sum()))
+def log_frequency(counts: NDArray[np.int64]) -> Tensor:
+    """[V] float64 log of the frequencies of tokens with counts [V], one being added to each count,
+    so that tokens that never occur have one, too."""
+    added = counts + 1.0
+    return torch.from_numpy(np.log(added / added.sum()))
 
 
 def shuffled(values: Tensor, seed: int) -> Tensor:
@@ -181,4 +198,5 @@ def of(recipe: Recipe, text: Text, seed: int) -> Intervention:
             f"The intervention of {recipe.name} is {recipe.intervention!r}; name one of "
             f"{', '.join(INTERVENTIONS)}."
         )
-    return INTERVENTIONS[recipe.intervention](log_frequency(recipe, text, seed), seed)
+    log_f = log_frequency(text.counts(recipe, seed))
+    return INTERVENTIONS[recipe.intervention](log_f, seed)

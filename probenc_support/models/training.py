@@ -365,8 +365,9 @@ def trained(
     folder = cache.cache_dir() / "training" / f"{recipe.name}-seed{seed}-{key}"
     if (folder / "training.json").is_file():
         return folder
-    options: Any = {"corpus": corpus, "seed": seed, "device": device}
-    return train(recipe, folder=folder, intervention=intervention, **options)
+    return train(
+        recipe, folder=folder, corpus=corpus, seed=seed, device=device, intervention=intervention
+    )
 
 
 def named(name: str) -> Recipe:

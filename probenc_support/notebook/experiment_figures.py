@@ -3,11 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from probenc_support.experiments import further_training, over_seeds
+from probenc_support.experiments import context_gain, further_training
 from probenc_support.notebook import figures, training_figures
 from probenc_support.regression.arrays import Array
 
@@ -43,9 +42,7 @@ def smoothed(
     tables = []
     for arm, several in curves.items():
         for seed, curve in enumerate(several):
-            own = min(window, len(curve))
-            means = np.convolve(curve, np.full(own, 1.0 / own), mode="valid")
-            steps = np.arange(own, len(curve) + 1)
+            steps, means = context_gain.running_mean(curve, window)
             table = pd.DataFrame({"arm": arm, "seed": seed, "step": steps, column: means})
             tables.append(table.iloc[:: max(1, window // 2)])
     return pd.concat(tables, ignore_index=True)
@@ -78,9 +75,6 @@ def before_and_after(changes: pd.DataFrame) -> list[Figure]:
 
 
 def _estimates(changes: pd.DataFrame, column: str) -> pd.DataFrame:
-    found = {
-        str(arm): over_seeds.mean(values.to_numpy())
-        for arm, values in changes[column].groupby("arm", sort=False)
-    }
-    rows = {arm: {"value": e.value, "low": e.low, "high": e.high} for arm, e in found.items()}
+    found = further_training.by_arm(changes, column).items()
+    rows = {arm: {"value": e.value, "low": e.low, "high": e.high} for arm, e in found}
     return pd.DataFrame.from_dict(rows, orient="index")
