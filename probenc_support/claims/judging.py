@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,11 @@ class Criterion:
         """The threshold as a reader sees it, such as `≥ 0.8` or `≤ 0.5 × kl_paper_30`."""
         sign, bound = ("≥", self.at_least) if self.at_least is not None else ("≤", self.at_most)
         return f"{sign} {bound:g}" + (f" × {self.times}" if self.times else "")
+
+
+def stated_before(notebook: str) -> partial[Criterion]:
+    """Makes criteria on the metrics of a notebook whose thresholds were set before a result."""
+    return partial(Criterion, notebook, stated=Stated.BEFORE)
 
 
 @dataclass(frozen=True)

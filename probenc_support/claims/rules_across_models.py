@@ -3,15 +3,12 @@
 Their metrics come from the notebook that compares the models; `beyond_one_model` computes them.
 """
 
-from probenc_support.claims.judging import Claim, Criterion, Kind, Stated
+from probenc_support.claims.judging import Claim, Criterion, Kind, stated_before
 
 _ACROSS = "06_across_models"
 
 
-def _before(
-    metric: str, says: str, *, at_least: float | None = None, at_most: float | None = None
-) -> Criterion:
-    return Criterion(_ACROSS, metric, says, at_least, at_most, stated=Stated.BEFORE)
+_before = stated_before(_ACROSS)
 
 
 C3B = Claim(
@@ -60,12 +57,10 @@ C3B = Claim(
 
 def _share(kind: str) -> Criterion:
     name = kind.replace("-", "_")
-    return Criterion(
-        _ACROSS,
+    return _before(
         f"c1_share_{name}",
         f"share of the {kind} models on which C1 holds by its own rule",
         at_least=0.5,
-        stated=Stated.BEFORE,
         beside=f"r2_adj_twin_{name}_less_causal",
         beside_says="adjusted R² of the twin of this kind, less that of its causal twin",
     )
@@ -115,13 +110,11 @@ Q1 = Claim(
     paper="Open.",
     needs=(Criterion(_ACROSS, "n_models_sparsity", "models with a sparsity run", at_least=5),),
     criteria=(
-        Criterion(
-            _ACROSS,
+        _before(
             "p_best_gini",
             "smaller p value of two rank correlations named beforehand: of the excess of the Gini "
             "coefficient with width, and with tokens a dimension (exact, after Holm)",
             at_most=0.05,
-            stated=Stated.BEFORE,
             beside="p_smallest_possible",
             beside_says="the smallest that so many models can give",
         ),

@@ -1,12 +1,18 @@
 """The paper's open questions and those of its readers, with their rules."""
 
-from probenc_support.claims.judging import Claim, Criterion, Kind, Stated
+from probenc_support.claims.judging import Claim, Kind, stated_before
 from probenc_support.claims.rules_of_paper import PRUNING, spread
 
 _EARLY = "07_early_frequency"
 _TEXTS_AND_ORDER = "08_texts_and_order"
 _BETTER_PRUNING = "09_better_pruning"
 _PRUNED_IN_TRAINING = "11_pruned_in_training"
+
+_on_text = stated_before(PRUNING)
+_early = stated_before(_EARLY)
+_of_texts = stated_before(_TEXTS_AND_ORDER)
+_on_tasks = stated_before(_BETTER_PRUNING)
+_pruned_in_training = stated_before(_PRUNED_IN_TRAINING)
 
 
 Q2 = Claim(
@@ -18,30 +24,24 @@ Q2 = Claim(
     paper="Open.",
     needs=(spread(PRUNING),),
     criteria=(
-        Criterion(
-            PRUNING,
+        _on_text(
             "kl_slope_over_without_30",
             "KL divergence of the best order that uses the slopes over the best that does not, "
             "paired by document",
             at_most=0.95,
-            stated=Stated.BEFORE,
         ),
-        Criterion(
-            PRUNING,
+        _on_text(
             "kl_A_kept_over_without_30",
             "KL divergence of the rotated basis with the direction A kept over the same rank "
             "without, paired by document",
             at_most=0.95,
-            stated=Stated.BEFORE,
         ),
     ),
     controls=(
-        Criterion(
-            PRUNING,
+        _on_text(
             "kl_random_kept_over_without_30",
             "the same with a random direction kept in place of A",
             at_least=1.0,
-            stated=Stated.BEFORE,
         ),
     ),
     figure=(PRUNING, "fig-curves"),
@@ -68,83 +68,59 @@ Q2B = Claim(
     paper="Open.",
     needs=(
         *(
-            Criterion(
-                _BETTER_PRUNING,
+            _on_tasks(
                 f"accuracy_above_chance_{task}",
                 f"{words}: share of items that the intact head has right, above chance",
                 at_least=0.1,
-                stated=Stated.BEFORE,
             )
             for task, words in _TASKS.items()
         ),
-        Criterion(
-            _BETTER_PRUNING,
+        _on_tasks(
             "accuracy_lost_random_30",
             "share of items, mean of the tasks, that is lost where random dimensions are set to "
             "zero: a task that sees no pruning can judge none",
             at_least=0.02,
-            stated=Stated.BEFORE,
         ),
     ),
     criteria=(
         *(
-            Criterion(
-                _BETTER_PRUNING,
+            _on_tasks(
                 f"accuracy_gain_A_kept_{task}_30",
                 f"{words}: share of items that the rotated basis has right with A kept, less that "
                 "of the same rank without, paired by item",
                 at_least=0.005,
-                stated=Stated.BEFORE,
                 beside=f"accuracy_lost_rotated_{task}_30",
                 beside_says="what the same rank without loses to the intact head",
             )
             for task, words in _TASKS.items()
         ),
         *(
-            Criterion(
-                _BETTER_PRUNING,
+            _on_tasks(
                 f"answer_gain_A_kept_{task}_30",
                 f"{words}: log-probability of the right answer among the answers, in nats, with A "
                 "kept less without, paired by item",
                 at_least=0.005,
-                stated=Stated.BEFORE,
             )
             for task, words in _TASKS.items()
         ),
     ),
     controls=(
-        Criterion(
-            _BETTER_PRUNING,
+        _on_tasks(
             "accuracy_gain_random_kept_30",
             "share of items gained, mean of the tasks, with random directions kept in place of A",
             at_most=0.005,
-            stated=Stated.BEFORE,
         ),
-        Criterion(
-            _BETTER_PRUNING,
+        _on_tasks(
             "answer_gain_random_kept_30",
             "log-probability of the right answer gained, mean of the tasks, with random directions "
             "kept in place of A",
             at_most=0.005,
-            stated=Stated.BEFORE,
         ),
     ),
     figure=(_BETTER_PRUNING, "fig-tasks"),
     remark="A gain of half a percentage point is what a few hundred items can hardly resolve, so "
     "the log-probability of the answer is judged besides: it moves where no answer flips.",
 )
-
-
-def _early(
-    metric: str, says: str, *, at_least: float | None = None, at_most: float | None = None
-) -> Criterion:
-    return Criterion(_EARLY, metric, says, at_least, at_most, stated=Stated.BEFORE)
-
-
-def _pruned_in_training(
-    metric: str, says: str, *, at_least: float | None = None, at_most: float | None = None
-) -> Criterion:
-    return Criterion(_PRUNED_IN_TRAINING, metric, says, at_least, at_most, stated=Stated.BEFORE)
 
 
 Q3 = Claim(
@@ -279,62 +255,50 @@ N3 = Claim(
     words="The early encoding of frequency is a property of training, and not of this training's "
     "text and order.",
     needs=(
-        Criterion(
-            _TEXTS_AND_ORDER,
+        _of_texts(
             "n_seeds",
             "seeds of each arm, over which the intervals are",
             at_least=3,
-            stated=Stated.BEFORE,
         ),
     ),
     criteria=(
         *(
-            Criterion(
-                _TEXTS_AND_ORDER,
+            _of_texts(
                 f"r2_{arm}_over_control",
                 f"{words}: R² of frequency at the end over that of the unchanged "
                 "text from the same seed",
                 at_least=0.5,
-                stated=Stated.BEFORE,
             )
             for arm, words in _CHANGED.items()
         ),
         *(
-            Criterion(
-                _TEXTS_AND_ORDER,
+            _of_texts(
                 f"halfway_{arm}_over_control",
                 f"{words}: half-way step, as a share of what the counts so far allow, over that of "
                 "the unchanged text",
                 at_most=2,
-                stated=Stated.BEFORE,
             )
             for arm, words in _CHANGED.items()
         ),
-        Criterion(
-            _TEXTS_AND_ORDER,
+        _of_texts(
             "r2_second_beyond_first_gain",
             "after another text for the second half of the steps: R² of what its "
             "counts say beyond those of the first text, less that from the E of a run that never "
             "read it",
             at_least=0.1,
-            stated=Stated.BEFORE,
         ),
     ),
     controls=(
-        Criterion(
-            _TEXTS_AND_ORDER,
+        _of_texts(
             "r2_step0_largest",
             "largest R² of any run before its first step",
             at_most=0.05,
-            stated=Stated.BEFORE,
         ),
-        Criterion(
-            _TEXTS_AND_ORDER,
+        _of_texts(
             "r2_parent_over_whole",
             "a count that no id has: that of whole tokens, from E where they are split into "
             "aliases of about equal counts, over the same from E where they are whole",
             at_most=0.5,
-            stated=Stated.BEFORE,
         ),
     ),
     figure=(_TEXTS_AND_ORDER, "fig-arms"),

@@ -1,7 +1,10 @@
 """This book's own claims, with their rules: better edits, and an application."""
 
-from probenc_support.claims.judging import Claim, Criterion, Kind, Stated
+from probenc_support.claims.judging import Claim, Criterion, Kind, stated_before
 from probenc_support.claims.rules_of_paper import LEARNT_TO_STEER, RANDOM_UNIT, STEERING
+
+_steering = stated_before(STEERING)
+
 
 B1 = Claim(
     id="B1",
@@ -46,54 +49,42 @@ B2 = Claim(
     words="Where the head reads a LayerNorm with a bias, an edit of one row that its weights alone "
     "give is a plain bias on the logit, at every position of every text.",
     needs=(
-        Criterion(
-            STEERING,
+        _steering(
             "hidden_bias_exact",
             "whether the weights give a direction v with v · h = 1: a LayerNorm with gain γ and "
             "bias β before the head, and Σ β/γ not zero",
             at_least=1,
-            stated=Stated.BEFORE,
         ),
     ),
     criteria=(
-        Criterion(
-            STEERING,
+        _steering(
             "hidden_bias_sd_id",
             "standard deviation of v · h over other documents",
             at_most=1e-5,
-            stated=Stated.BEFORE,
         ),
-        Criterion(
-            STEERING,
+        _steering(
             "hidden_bias_sd_ood",
             "the same over another domain",
             at_most=1e-5,
-            stated=Stated.BEFORE,
         ),
-        Criterion(
-            STEERING,
+        _steering(
             "hidden_bias_from_ceiling_id",
             "mean error of the log scale at twentyfold, its distance from that of a plain logit "
             "bias, other documents",
             at_most=1e-6,
-            stated=Stated.BEFORE,
         ),
-        Criterion(
-            STEERING,
+        _steering(
             "hidden_bias_from_ceiling_ood",
             "the same, another domain",
             at_most=1e-6,
-            stated=Stated.BEFORE,
         ),
     ),
     controls=(
-        Criterion(
-            STEERING,
+        _steering(
             "hidden_bias_permuted_sd_id",
             "standard deviation of v · h for the same v with its entries in another order, scaled "
             "to a mean of one",
             at_least=0.1,
-            stated=Stated.BEFORE,
         ),
     ),
     figure=(STEERING, "fig-frontier"),
@@ -112,13 +103,11 @@ B3 = Claim(
     "almost as well as a plain logit bias.",
     needs=LEARNT_TO_STEER,
     criteria=tuple(
-        Criterion(
-            STEERING,
+        _steering(
             f"frontier_beyond_ceiling_row_{domain}",
             "mean error of the log scale at twentyfold beyond that of a plain logit bias, for the "
             f"most even edit as long as a centred row is on average, {words}",
             at_most=0.1,
-            stated=Stated.BEFORE,
         )
         for domain, words in {"id": "other documents", "ood": "another domain"}.items()
     ),
@@ -135,40 +124,32 @@ B4 = Claim(
     "where steps solved one token at a time do not.",
     needs=LEARNT_TO_STEER,
     criteria=(
-        Criterion(
-            STEERING,
+        _steering(
             "joint_edited_rel_error",
             "ten rows of the real model replaced at once: largest relative error of a factor, by "
             "its own forward pass on the text on which the steps were solved",
             at_most=1e-3,
-            stated=Stated.BEFORE,
         ),
-        Criterion(
-            STEERING,
+        _steering(
             "joint_worst_together_id",
             "ten frequent words at mixed scales, error of the log scale of the one that is "
             "farthest off, other documents: solved together against each for itself",
             at_most=0.5,
             times="joint_worst_separate_id",
-            stated=Stated.BEFORE,
         ),
-        Criterion(
-            STEERING,
+        _steering(
             "joint_worst_together_id",
             "the same against plain biases on the logits, solved together, too",
             at_most=3,
             times="joint_worst_logit_bias_id",
-            stated=Stated.BEFORE,
         ),
     ),
     controls=(
-        Criterion(
-            STEERING,
+        _steering(
             "joint_worst_random_unit_id",
             "the same along a random direction, solved together on the same text",
             at_least=2,
             times="joint_worst_together_id",
-            stated=Stated.BEFORE,
         ),
     ),
     figure=(STEERING, "fig-joint"),
@@ -177,6 +158,8 @@ B4 = Claim(
 
 _UNDERTRAINED = "10_undertrained_tokens"
 
+_undertrained = stated_before(_UNDERTRAINED)
+
 B5 = Claim(
     id="B5",
     title="tokens that training never saw?",
@@ -184,45 +167,35 @@ B5 = Claim(
     words="Distance along the direction that encodes probability tells the tokens that training "
     "never saw, with nothing known of them beforehand.",
     needs=(
-        Criterion(
-            _UNDERTRAINED,
+        _undertrained(
             "n_unseen",
             "tokens that the training text never has, of a model whose text is known",
             at_least=50,
-            stated=Stated.BEFORE,
         ),
     ),
     criteria=(
-        Criterion(
-            _UNDERTRAINED,
+        _undertrained(
             "auroc_along_A",
             "area under the ROC curve of the fitted −log a, unseen tokens against seen ones",
             at_least=0.9,
-            stated=Stated.BEFORE,
         ),
-        Criterion(
-            _UNDERTRAINED,
+        _undertrained(
             "auroc_along_A_less_rival",
             "that, less the area of the best rival that knows no direction of probability: a short "
             "row, a row near the mean, or the cosine with rows that are known not to be in use",
             at_least=-0.02,
-            stated=Stated.BEFORE,
         ),
     ),
     controls=(
-        Criterion(
-            _UNDERTRAINED,
+        _undertrained(
             "auroc_along_A_untrained",
             "the same area of the network before training",
             at_most=0.6,
-            stated=Stated.BEFORE,
         ),
-        Criterion(
-            _UNDERTRAINED,
+        _undertrained(
             "auroc_random_direction_mean",
             "mean area of random directions of the trained embedding, each turned the better way",
             at_most=0.75,
-            stated=Stated.BEFORE,
         ),
     ),
     figure=(_UNDERTRAINED, "fig-counts"),
