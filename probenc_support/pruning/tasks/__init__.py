@@ -8,7 +8,7 @@ from probenc_support.pruning.tasks.agreement import Pairs, agreement, minimal_pa
 from probenc_support.pruning.tasks.answers import INTACT, MEASURES, Answers, over_tasks
 from probenc_support.pruning.tasks.continuation import Choices, continuation, true_and_others
 from probenc_support.pruning.tasks.next_class import next_class, token_classes
-from probenc_support.pruning.tasks.task import Classes, Task, Tokens, brute_force
+from probenc_support.pruning.tasks.task import Classes, Task, Tokens
 
 __all__ = [
     "INTACT",
@@ -20,7 +20,6 @@ __all__ = [
     "Task",
     "Tokens",
     "agreement",
-    "brute_force",
     "continuation",
     "minimal_pairs",
     "next_class",

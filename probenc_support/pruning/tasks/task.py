@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from probenc_support.errors import InputError
-from probenc_support.head import Head
 
 _ROWS = 8
 """Positions that are normalised at a time, so that they stay in the processor's cache."""
@@ -98,15 +97,3 @@ class Task:
     def no_scores(self) -> Tensor:
         """[I, K] float64 zeros, which a reader adds to."""
         return torch.zeros(self.n_items, self.n_answers, dtype=torch.float64)
-
-
-@torch.inference_mode()
-def brute_force(task: Task, head: Head) -> Tensor:
-    """[I, K] scores of the answers by a head at a task's own hidden states, all logits at once.
-
-    The slow way, in double precision, to check the fast one by; see `Answers`.
-    """
-    double = Head(head.E.double(), None if head.b is None else head.b.double())
-    scores = task.no_scores()
-    task.reader.add(scores, 0, double.logits(task.h.to(double.E)))
-    return scores
