@@ -22,6 +22,7 @@ def of(**changes: Any) -> Any:
 @pytest.mark.parametrize(
     ("architecture", "norms", "learned_positions"),
     [("gpt-neox", LAYER_NORM, 0), ("gpt2", LAYER_NORM, 1), ("llama", RMS_NORM, 0),
+     ("stablelm", LAYER_NORM, 0),
      ("modernbert", LAYER_NORM, 0)],
 )  # fmt: skip
 @pytest.mark.parametrize("tied", [True, False])
@@ -54,12 +55,28 @@ def test_bodies_are_of_one_size() -> None:
     d, layers = 120, 2
     made = {
         name: body(of(architecture=name, d=d, tied=True)) / d**2
-        for name in ("gpt-neox", "gpt2", "llama", "modernbert")
+        for name in ("gpt-neox", "gpt2", "llama", "stablelm", "modernbert")
     }
     made["modernbert"] -= 1
     made["t5"] = body(of(architecture="t5", d=d, tied=True, objective=ENCODER_DECODER)) / d**2
     made["t5"] -= 16 * layers
     assert made == {name: pytest.approx(12 * layers, rel=0.02) for name in made}
+
+
+def test_stablelm_is_llama_with_another_norm() -> None:
+    """The same matrices from the same draws, and the same function once the norms are the same."""
+    recipe = replace(SMALL, tied=False)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        one = architectures.new(replace(recipe, architecture="llama")).state_dict()
+        torch.manual_seed(0)
+        other = architectures.new(replace(recipe, architecture="stablelm")).state_dict()
+    assert {name for name, value in one.items() if value.ndim > 1} <= set(other)
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+    assert {name for name in other if name not in one} == {
+        name.replace("weight", "bias") for name, value in one.items() if value.ndim == 1
+    }
 
 
 def test_masked_and_causal_twins_are_of_one_size_and_see_what_they_should() -> None:

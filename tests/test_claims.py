@@ -274,6 +274,18 @@ NULL = {
             "excess_random_held_after": 1.0,
         },
     },
+    "sparsity that a rotation has, too": {
+        "12_what_drives_sparsity": {
+            "n_seeds": 3,
+            **{
+                f"{measure}_{name}": value
+                for name in ("adamw_over_averaged", "trained_over_fixed_norms")
+                for measure, value in {"gini": 1.0, "mean_h": 1.0, "components": 2.0}.items()
+            },
+            "gini_equivariant": 1.5,
+            "mean_h_equivariant": 0.3,
+        },
+    },
     "models without a law": {
         "06_across_models": {
             "n_models_sparsity": 7,

@@ -33,6 +33,7 @@ PART_PAGES = {
     "09_better_pruning": "pruning",
     "10_undertrained_tokens": "undertrained_tokens",
     "11_pruned_in_training": "pruned_in_training",
+    "12_what_drives_sparsity": "what_drives_sparsity",
 }
 
 

@@ -3,11 +3,11 @@
 from probenc_support.claims.judging import Claim
 from probenc_support.claims.rules_across_models import C3B, N1, Q1
 from probenc_support.claims.rules_of_paper import C1, C2, C3, C4, C5, C6, C7
-from probenc_support.claims.rules_of_questions import N2, N3, Q2, Q2B, Q3
+from probenc_support.claims.rules_of_questions import N2, N3, Q1B, Q2, Q2B, Q3
 from probenc_support.claims.rules_of_this_book import B1, B2, B3, B4, B5
 
 _OF_PAPER = (C1, C2, C3, C3B, C4, C5, C6, C7)
-CLAIMS: tuple[Claim, ...] = (*_OF_PAPER, Q1, Q2, Q2B, Q3, N1, N2, N3, B1, B2, B3, B4, B5)
+CLAIMS: tuple[Claim, ...] = (*_OF_PAPER, Q1, Q1B, Q2, Q2B, Q3, N1, N2, N3, B1, B2, B3, B4, B5)
 """In the paper's order."""
 
 

@@ -21,6 +21,8 @@ from transformers import (
     ModernBertDecoderForCausalLM,
     ModernBertForMaskedLM,
     PreTrainedModel,
+    StableLmConfig,
+    StableLmForCausalLM,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -124,6 +126,17 @@ def _llama(recipe: Recipe) -> PreTrainedModel:
     return LlamaForCausalLM(config)
 
 
+def _stablelm(recipe: Recipe) -> PreTrainedModel:
+    """As `_llama`, but with LayerNorm, which subtracts the mean over dimensions and has a bias."""
+    config = StableLmConfig(
+        **_common(recipe),
+        num_key_value_heads=recipe.heads,
+        intermediate_size=_gated(recipe.d),
+        partial_rotary_factor=1.0,  # type: ignore[call-arg]
+    )
+    return StableLmForCausalLM(config)
+
+
 def _modernbert(recipe: Recipe) -> PreTrainedModel:
     """ModernBERT's (Warner et al. 2024), and its decoder's for the next token: rotary positions,
     LayerNorm and GeGLU without biases, a layer before the head, and a head bias.
@@ -177,6 +190,7 @@ _ARCHITECTURES: dict[str, tuple[Callable[[Recipe], PreTrainedModel], tuple[str, 
     "gpt2": (_gpt2, (CAUSAL,)),
     "gptj": (_gptj, (CAUSAL,)),
     "llama": (_llama, (CAUSAL,)),
+    "stablelm": (_stablelm, (CAUSAL,)),
     "modernbert": (_modernbert, (MASKED, CAUSAL)),
     "t5": (_t5, (ENCODER_DECODER,)),
 }

@@ -57,6 +57,16 @@ class FixedBias(Intervention):
         head.bias.requires_grad_(False)
 
 
+class FixedNorms(Intervention):
+    """Gains of all norms stay at one, and their biases at zero, as both begin."""
+
+    def begin(self, model: PreTrainedModel) -> None:
+        for module in model.modules():
+            if type(module).__name__.endswith("Norm"):
+                for parameter in module.parameters():
+                    parameter.requires_grad_(False)
+
+
 class Projected(Intervention):
     """E never holds a part of itself that is left out, once it begins without it.
 
@@ -175,6 +185,7 @@ INTERVENTIONS: dict[str, _Make] = {
     "bias-zero": lambda log_f, seed: FixedBias(torch.zeros_like(log_f)),
     "bias-frequency": lambda log_f, seed: FixedBias(log_f),
     "bias-shuffled": lambda log_f, seed: FixedBias(shuffled(log_f, seed)),
+    "norms-fixed": lambda log_f, seed: FixedNorms(),
     "blocked": lambda log_f, seed: Several(
         FixedBias(torch.zeros_like(log_f)), Blocked(splines(log_f))
     ),

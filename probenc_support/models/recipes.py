@@ -13,7 +13,17 @@ CAUSAL, MASKED, ENCODER_DECODER = "causal", "masked", "encoder-decoder"
 """Objectives, by the names that kinds of models have: see `models.objectives`."""
 
 
-_ADDED = ("architecture", "tied", "objective", "early", "intervention", "reading")
+_ADDED = (
+    "architecture",
+    "tied",
+    "objective",
+    "early",
+    "intervention",
+    "reading",
+    "optimiser",
+    "beta2",
+    "epsilon",
+)
 """Fields that recipes did not have at first."""
 
 
@@ -62,6 +72,12 @@ class Recipe:
     """What is done to the model around each step, see `models.interventions`; empty: nothing."""
     reading: str = ""
     """How the text is changed before it is read, see `models.readings`; empty: not at all."""
+    optimiser: str = "adamw"
+    """See `models.optimisers`."""
+    beta2: float = 0.95
+    """Share of the running mean of squared gradients that Adam keeps a step."""
+    epsilon: float = 1e-8
+    """What Adam adds to the root of that."""
 
     @property
     def ids(self) -> int:

@@ -27,7 +27,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from probenc_support import cache
 from probenc_support.errors import InputError
-from probenc_support.models import architectures, interventions, objectives, readings, runtime
+from probenc_support.models import (
+    architectures,
+    interventions,
+    objectives,
+    optimisers,
+    readings,
+    runtime,
+)
 from probenc_support.models.recipes import RECIPES, VERSION, Recipe
 from probenc_support.models.training_text import (
     CHARACTERS_PER_TOKEN,
@@ -64,17 +71,6 @@ def _seeded(*seed: int) -> Iterator[None]:
 
 def _number(*seed: int) -> int:
     return int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0])
-
-
-def _optimiser(model: PreTrainedModel, recipe: Recipe) -> torch.optim.AdamW:
-    trained = [p for p in model.parameters() if p.requires_grad]
-    matrices = [p for p in trained if p.ndim > 1]
-    vectors = [p for p in trained if p.ndim == 1]
-    groups = [
-        {"params": matrices, "weight_decay": recipe.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.95), fused=True)
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
@@ -128,7 +124,7 @@ class _Run:
     device: torch.device
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
-    optimiser: torch.optim.AdamW
+    optimiser: torch.optim.Optimizer
     intervention: interventions.Intervention
     step: int = 0
     losses: list[float] = field(default_factory=list)
@@ -287,7 +283,7 @@ def train(
     tokenizer = objectives.tokenizer_of(recipe, text.tokenizer)
     intervention = intervention or interventions.of(recipe, text, seed)
     intervention.begin(model)
-    optimiser = _optimiser(model, recipe)
+    optimiser = optimisers.of(model, recipe)
     run = _Run(recipe, seed, text, folder, where, model, tokenizer, optimiser, intervention)
     with cache.locked(f"training-{hashlib.sha256(str(folder).encode()).hexdigest()[:16]}"):
         if not (folder / "training.json").is_file():
