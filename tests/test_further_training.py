@@ -143,6 +143,22 @@ def test_changes_are_differences_from_the_twin() -> None:
     assert "excess_intact_after" not in metrics
 
 
+def test_the_most_over_domains_is_of_the_domain_where_it_is_largest() -> None:
+    index = pd.MultiIndex.from_product([["intact", "rotated, held"], [0, 1]], names=["arm", "seed"])
+    tables = {
+        name: pd.DataFrame({"growth": [0.0, 0.0, *own], "forgot less intact": 0.0}, index=index)
+        for name, own in {"one": (0.1, 0.2), "other": (0.3, 0.5)}.items()
+    }
+    most = further_training.most_over_domains(tables, "growth", "rotated, held")
+    assert most.value == pytest.approx(0.4)
+    assert most.low == pytest.approx(0.4 - 12.706 * 0.1, rel=1e-3)  # Student's, of two
+    shown = further_training.over_domains(tables)
+    assert list(shown.index) == ["rotated, held"]
+    assert list(shown.columns) == [
+        f"{d}: {c}" for d in tables for c in ("growth", "forgot less intact")
+    ]
+
+
 def test_notebook_on_a_short_run(
     text_file: Path, other_text: Path, tmp_path: Path, warm_kernels: None
 ) -> None:
@@ -153,9 +169,12 @@ def test_notebook_on_a_short_run(
         parameters={
             "corpus": str(text_file), "eval_corpus": str(other_text), "n_positions": 512,
             "sequence_length": 64, "steps": 3, "first_steps": 4, "n_seeds": 1,
+            "more_domains": [str(text_file)],
         },
     )  # fmt: skip
     found = results.load_metrics(page.parent, "11_pruned_in_training")
+    assert found["n_domains"] == 2
+    assert found["excess_growth_rotated_held_most"] >= found["excess_growth_rotated_held"]
     assert found["regrowth_held_most"] < 1e-5 < found["regrowth_paper_released"]
     for claim in CLAIMS:
         for one in claim.measured:

@@ -110,6 +110,22 @@ def test_halves_are_of_the_text_and_of_the_other(text: Text) -> None:
     assert sources - text.sources
 
 
+def test_a_short_text_is_read_again_in_another_order(
+    text: Text, text_file: Path, tmp_path: Path
+) -> None:
+    short = tmp_path / "short.txt"
+    short.write_text(text_file.read_text(encoding="utf-8")[:1500][::-1], encoding="utf-8")
+    own = replace(TINY, reading=f"instead:{short}")
+    other, _ = training_text.blocks_of(text, str(short), 10**6, fewest=1)
+    changed = readings.of(own, text, 0)
+    assert changed.plan is not None
+    blocks = list(map(bytes, changed.train[changed.plan]))
+    assert len(blocks) == TINY.steps * TINY.batch_size > 2 * len(other) > 4
+    first, second = blocks[: len(other)], blocks[len(other) : 2 * len(other)]
+    assert sorted(first) == sorted(second) == sorted(map(bytes, other))
+    assert first != second
+
+
 def test_no_context_is_left_where_all_tokens_are_dealt_anew(text: Text) -> None:
     """A token and the next one are as often equal as two tokens drawn at random."""
     blocks, whole = read(text, "shuffled"), read(text, "")

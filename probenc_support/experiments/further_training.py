@@ -276,6 +276,27 @@ def in_words(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def most_over_domains(tables: Mapping[str, pd.DataFrame], column: str, arm: str) -> Estimate:
+    """The largest of an arm's means over seeds, of those of several domains, with its interval.
+
+    Args:
+        tables: see `changes`, by domain.
+    """
+    return max((by_arm(table, column)[arm] for table in tables.values()), key=lambda e: e.value)
+
+
+def over_domains(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """As text, a row an arm whose mask is held, by domain: what the excess grew by, and what was
+    forgotten beyond the intact twin."""
+    columns = {
+        f"{domain}: {column}": {arm: str(e) for arm, e in by_arm(table, column).items()}
+        for domain, table in tables.items()
+        for column in ("growth", "forgot less intact")
+    }
+    found = pd.DataFrame(columns)
+    return found[[str(arm).endswith(HELD) for arm in found.index]]
+
+
 def metrics(table: pd.DataFrame) -> dict[str, float]:
     """With intervals, by arm, such as `rotated_held`: `excess_<arm>_before` and `_after`,
     `excess_growth_<arm>`, `forgot_<arm>_less_intact`, `kl_<arm>_after_over_before`; and

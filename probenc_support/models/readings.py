@@ -142,12 +142,19 @@ def _shuffled(recipe: Recipe, text: Text, seed: int) -> Text:
 
 
 def _another(recipe: Recipe, text: Text, seed: int, *, after: int) -> Text:
-    """Blocks of the corpus that the reading names, from step `after` on."""
+    """Blocks of the corpus that the reading names, from step `after` on.
+
+    Where that is all there is to read, a short corpus is read again, in another order.
+    """
     corpus = recipe.reading.partition(":")[2]
     rows = rows_of(recipe, text, seed)
     first = after * recipe.batch_size
-    blocks, sources = training_text.blocks_of(text, corpus, len(rows) - first)
-    order = np.random.default_rng((seed, _OTHER)).permutation(len(blocks))
+    wanted = len(rows) - first
+    fewest = wanted if first else recipe.batch_size
+    blocks, sources = training_text.blocks_of(text, corpus, wanted, fewest=fewest)
+    random = np.random.default_rng((seed, _OTHER))
+    epochs = [random.permutation(len(blocks)) for _ in range(-(-wanted // len(blocks)))]
+    order = np.concatenate(epochs)[:wanted]
     return replace(
         text,
         train=np.concatenate([text.train, blocks]),

@@ -137,9 +137,14 @@ def held_out(corpus: str, documents: list[str]) -> list[str]:
     return [*filter(built_in_texts.is_held_out, documents), *beside]
 
 
-def blocks_of(text: Text, corpus: str, n_blocks: int) -> tuple[NDArray[np.int64], frozenset[int]]:
+def blocks_of(
+    text: Text, corpus: str, n_blocks: int, *, fewest: int | None = None
+) -> tuple[NDArray[np.int64], frozenset[int]]:
     """The first blocks [n_blocks, T] of another corpus in the tokens of a text, and fingerprints of
     its documents. What would be held out of training on that corpus is left out.
+
+    Args:
+        fewest: so many blocks are enough where the corpus has no more; None: all are needed.
 
     Raises:
         InputError: no such corpus, or it has too little text.
@@ -148,14 +153,15 @@ def blocks_of(text: Text, corpus: str, n_blocks: int) -> tuple[NDArray[np.int64]
     documents = documents_of(corpus, n_blocks * length * CHARACTERS_PER_TOKEN)
     documents = _without(held_out(corpus, documents), documents)
     ids = _first_tokens(text.tokenizer, documents, n_blocks * length)
-    if len(ids) < n_blocks * length:
+    needed = (n_blocks if fewest is None else fewest) * length
+    if len(ids) < needed:
         raise InputError(
             f"The corpus {corpora.label(corpus)} has {len(ids):,} tokens beside what is held out, "
-            f"and {n_blocks * length:,} are to be read of it: name a longer one, or train for "
-            "fewer steps."
+            f"and {needed:,} are to be read of it: name a longer one, or train for fewer steps."
         )
     sources = frozenset().union(*map(corpora.fingerprints, documents))
-    return ids.reshape(n_blocks, length).astype(np.int64), sources
+    whole = ids[: len(ids) // length * length]
+    return whole.reshape(-1, length).astype(np.int64), sources
 
 
 def _without(held_out: list[str], documents: list[str]) -> list[str]:
