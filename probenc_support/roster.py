@@ -35,6 +35,7 @@ _PYTHIA = {
 
 _TRAINED = {
     "pythia-nano": 2.5e6, "pythia-nano-64": 1.1e6, "pythia-nano-256": 7.4e6,
+    "pythia-nano-planted": 2.5e6,
     "nano-gpt2": 1.5e6, "nano-gpt2-untied": 2.5e6, "nano-gptj": 2.5e6,
     "nano-llama": 1.4e6, "nano-llama-untied": 2.5e6,
     "nano-causal": 1.5e6, "nano-masked": 1.5e6, "nano-seq2seq": 2.0e6,

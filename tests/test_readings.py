@@ -110,6 +110,20 @@ def test_halves_are_of_the_text_and_of_the_other(text: Text) -> None:
     assert sources - text.sources
 
 
+def test_planted_tokens_are_never_read_and_nothing_else_changes(text: Text) -> None:
+    for seed in (0, 1):
+        kept_out = readings.planted(recipe("planted"), text, seed)
+        there = np.flatnonzero(np.bincount(text.train.ravel()))
+        assert len(kept_out) == len(there) // 10
+        assert np.isin(kept_out, there).all()
+        changed = readings.of(recipe("planted"), text, seed)
+        was_out = np.isin(text.train, kept_out)
+        assert not np.isin(changed.train, kept_out).any()
+        assert (changed.train == text.train)[~was_out].all()
+        assert (read(text, "planted", seed).shape) == read(text, "", seed).shape
+    assert (kept_out != readings.planted(recipe("planted"), text, 0)).any()
+
+
 def test_a_short_text_is_read_again_in_another_order(
     text: Text, text_file: Path, tmp_path: Path
 ) -> None:

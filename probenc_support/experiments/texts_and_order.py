@@ -35,7 +35,10 @@ CONTROL = "control"
 FLAT = f"{ALIASES}flat"
 """The arm in which frequent ids end about equally frequent."""
 
-ARMS = (CONTROL, *(name for name in readings.READINGS if name != readings.INSTEAD))
+_ELSEWHERE = (readings.INSTEAD, readings.PLANTED)
+"""Readings that other experiments ask about."""
+
+ARMS = (CONTROL, *(name for name in readings.READINGS if name not in _ELSEWHERE))
 """All arms: the control, and every reading of the same text, by name."""
 
 DENSE = 32

@@ -12,6 +12,7 @@ blocks `rows_of` in their order, is the yardstick: each reading changes one thin
   spread of frequencies is as it was.
 - `rare-first`, `common-first`: the same blocks, ordered by the mean log frequency of their tokens.
 - `shuffled`: the same tokens, dealt out anew over all places of the text.
+- `planted`: some tokens, by lot, are never read; at each of their places stands another by lot.
 - `other-half:<corpus>`: from half of the steps on, blocks of another corpus in the same tokens.
 - `instead:<corpus>`: nothing but such blocks.
 """
@@ -29,8 +30,14 @@ from probenc_support.models.training_text import Text
 
 Ids = NDArray[np.int64]
 
-_LOT, _SHUFFLE, _OTHER = 2, 3, 4
+_LOT, _SHUFFLE, _OTHER, _PLANTED = 2, 3, 4, 5
 """Of random numbers, beside the seed: no two readings share any, nor any with `Text.order`."""
+
+PLANTED = "planted"
+"""The name of the reading that keeps tokens out of a text which would have them."""
+
+N_PLANTED = 200
+"""How many these are, or a tenth of the text's where that is less."""
 
 POWERS = {"flat": 0.0, "0.5": 0.5}
 """To which power aliases bring the counts of the tokens that are split, by the end of a name."""
@@ -141,6 +148,22 @@ def _shuffled(recipe: Recipe, text: Text, seed: int) -> Text:
     return replace(text, train=dealt.reshape(read.shape), plan=np.arange(len(read)))
 
 
+def planted(recipe: Recipe, text: Text, seed: int) -> Ids:
+    """Ids, ascending, that the reading `planted` keeps out: by lot of those that the text has."""
+    there = np.flatnonzero(np.bincount(text.train.ravel(), minlength=recipe.vocabulary))
+    random = np.random.default_rng((seed, _PLANTED))
+    return np.sort(random.choice(there, min(N_PLANTED, len(there) // 10), replace=False))
+
+
+def _without_planted(recipe: Recipe, text: Text, seed: int) -> Text:
+    """At each place of a planted token stands what stands at some other place, by lot."""
+    out = np.isin(text.train, planted(recipe, text, seed))
+    random = np.random.default_rng((seed, _PLANTED, 1))
+    train = text.train.copy()
+    train[out] = random.choice(text.train[~out], int(out.sum()))
+    return replace(text, train=train)
+
+
 def _another(recipe: Recipe, text: Text, seed: int, *, after: int) -> Text:
     """Blocks of the corpus that the reading names, from step `after` on.
 
@@ -173,6 +196,7 @@ READINGS: dict[str, Callable[[Recipe, Text, int], Text]] = {
     "rare-first": lambda recipe, text, seed: _by_frequency(recipe, text, seed, sign=1),
     "common-first": lambda recipe, text, seed: _by_frequency(recipe, text, seed, sign=-1),
     "shuffled": _shuffled,
+    PLANTED: _without_planted,
     OTHER_HALF: lambda recipe, text, seed: _another(recipe, text, seed, after=half_of(recipe)),
     INSTEAD: lambda recipe, text, seed: _another(recipe, text, seed, after=0),
 }

@@ -127,6 +127,7 @@ RECIPES = {
         _NANO,
         _like_nano("pythia-nano-64", layers=1, d=64, heads=2, dense=64, learning_rate=8e-3),
         _like_nano("pythia-nano-256", layers=4, d=256, heads=8, dense=64, learning_rate=2e-3),
+        _like_nano("pythia-nano-planted", reading="planted", early=False),
         _like_nano("nano-gpt2", architecture="gpt2", tied=True, learning_rate=2e-3),
         _like_nano("nano-gpt2-untied", architecture="gpt2", learning_rate=2e-3),
         _like_nano("nano-gptj", architecture="gptj", early=False, every=32),
