@@ -81,15 +81,29 @@ def whole_analysis(E, y):
     return sparsity.component_shares(expressed.correlation)[0][[k - 1 for k in STEPS]]
 
 
-def direct(E, y):
+def direct(E, y, solver):
     """R^2 of the first `STEPS` components and nothing else."""
-    scores = PCA().fit_transform(E.astype(np.float64))
+    scores = PCA(svd_solver=solver).fit_transform(E.astype(np.float64))
     return [sm.OLS(y, sm.add_constant(scores[:, :k])).fit().rsquared for k in STEPS]
+
+
+def direct_by_full_svd(E, y):
+    return direct(E, y, "full")
+
+
+def direct_by_covariance(E, y):
+    return direct(E, y, "covariance_eigh")
 
 
 @pytest.mark.benchmark(group=GROUP)
 @pytest.mark.parametrize(
-    "way", [whole_analysis, direct], ids=["the whole analysis", f"PCA and {len(STEPS)} fits"]
+    "way",
+    [whole_analysis, direct_by_full_svd, direct_by_covariance],
+    ids=[
+        "the whole analysis",
+        f"PCA by SVD and {len(STEPS)} fits",
+        f"PCA by covariance and {len(STEPS)} fits",
+    ],
 )
 def test_sparsity(benchmark: Any, data: Any, way: Callable[..., Any]) -> None:
     with peak_memory(benchmark.extra_info):
