@@ -10,7 +10,6 @@ from scipy import stats
 from probenc_support.regression import Matrix, as_tensor
 from probenc_support.regression.arrays import Array
 
-
 _COLUMNS = 64
 """Columns that are brought together in memory at a time: sorting a column of a matrix that is kept
 by rows would read all of it."""
