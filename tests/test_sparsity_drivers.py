@@ -116,6 +116,15 @@ def test_an_effect_whose_levels_are_not_there_is_unknown() -> None:
     assert sparsity_drivers.metrics(only)["gini_trained_over_fixed_norms"] == pytest.approx(1.2)
 
 
+def test_half_way_runs_stand_beside_the_ends_of_the_others() -> None:
+    table = planted()
+    half = table.assign(loss=4.0, mean_h=0.5)
+    found = sparsity_drivers.half_way(table, half)
+    assert found["gini"].value == pytest.approx(1.3)
+    assert found["mean_h"].value == pytest.approx(0.5)
+    assert found["loss"].value == pytest.approx(-1.0)
+
+
 def test_levels_of_what_nothing_tells_apart() -> None:
     found = sparsity_drivers.metrics(planted())
     assert found["gini_equivariant"] == pytest.approx(0.95), "RMSNorm, fixed: tied and untied"

@@ -6,6 +6,7 @@ gives. So whatever raw sparsity there is comes from what tells the axes apart: a
 treats each entry by itself, gains of norms, the mean that a LayerNorm subtracts.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import product
@@ -44,9 +45,6 @@ on."""
 
 _STEPS = 0.5
 """Steps over the base's."""
-
-_LOSS_OVER = 16
-"""Last steps whose mean is the loss at the end."""
 
 
 @dataclass(frozen=True)
@@ -218,19 +216,22 @@ def measure(
     n_positions: int = 16384,
     sequence_length: int = 256,
     device: str = "auto",
+    checkpoint: int = -1,
 ) -> dict[str, float]:
-    """Trains a run, where it is not there yet, and measures its end on text that is held out.
+    """Trains a run, where it is not there yet, and measures it on text that is held out.
+
+    Args:
+        checkpoint: which of those kept is measured; -1: the end, -2: the middle.
 
     Returns:
-        `loss` in nats, mean of the last steps, and the `Measures`.
+        `loss` in nats on that text, and the `Measures`.
     """
     folder = training.trained(recipe, seed=seed, corpus=corpus, device=device)
     run = checkpoints.training_run(str(folder))
     blocks = text_for(run, corpus, n_positions=n_positions, sequence_length=sequence_length)
-    lm = run.load(run.steps[-1], device=device, probe=False)
+    lm = run.load(run.steps[checkpoint], device=device, probe=False)
     detection = detect(lm, blocks, progress=False)
-    loss = float(np.mean(training.record(folder)["losses"][-_LOSS_OVER:]))
-    return {"loss": loss, **asdict(Measures.of(lm, detection))}
+    return {"loss": math.log(detection.perplexity), **asdict(Measures.of(lm, detection))}
 
 
 def compare(
@@ -284,6 +285,23 @@ def effect(table: pd.DataFrame, measure: str, factor: str, one: Any, other: Any)
         return Estimate.unknown()
     pairs = pairs.dropna(subset=pairs.columns[pairs.columns.isin([one, other])])
     return over_seeds.ratio(pairs[one].to_numpy(), pairs[other].to_numpy())
+
+
+def half_way(table: pd.DataFrame, half: pd.DataFrame) -> dict[str, Estimate]:
+    """Whether the optimisers differ for what the faster one has learnt: AdamW half-way through its
+    run over the averaged one at its end, by measure, and `loss` as a difference in nats.
+
+    Args:
+        table: of the ends; half: of the middles, see `compare`.
+    """
+    found = {}
+    middles = half[half["optimiser"] == ADAMW].assign(optimiser="half")
+    both = pd.concat([table[table["optimiser"] == AVERAGED], middles])
+    for name in ("gini", "mean_h", "components"):
+        found[name] = effect(both, name, "optimiser", "half", AVERAGED)
+    losses = both.pivot(index=[*FACTORS[1:], "seed"], columns="optimiser", values="loss")
+    found["loss"] = over_seeds.mean((losses["half"] - losses[AVERAGED]).to_numpy())
+    return found
 
 
 EFFECTS: Mapping[str, tuple[str, Any, Any]] = {
