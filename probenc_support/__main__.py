@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None:
         in_utf8()
     words = sys.argv[1:] if arguments is None else list(arguments)
-    options = _parser(training="train" in words[:1]).parse_args(words)
+    options = _parser().parse_args(words)
     try:
         return int(options.action(options) or 0)
     except InputError as error:
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
-def _parser(*, training: bool) -> argparse.ArgumentParser:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m probenc_support",
         description="Runs the book's notebooks for a model, writes steered and pruned models, and "
@@ -85,9 +85,9 @@ def _parser(*, training: bool) -> argparse.ArgumentParser:
         add("prune", "Take dimensions out of the output embedding, and write the model.", _prune)
     )
 
-    train = add("train", "Train one of the small models, with its checkpoints.", _train)
-    if training:  # its module imports torch, which takes seconds that the others need not wait
-        _train_arguments(train)
+    arguments.add_train(
+        add("train", "Train one of the small models, with its checkpoints.", _train)
+    )
 
     kept = add("cache", "Show or clear what is kept in the user's cache folder.", _cache)
     choice = kept.add_mutually_exclusive_group()
@@ -195,16 +195,10 @@ def _prune(options: argparse.Namespace) -> None:
     prune_command.run(options, out)
 
 
-def _train_arguments(parser: argparse.ArgumentParser) -> None:
-    from probenc_support.models import training as trainer
-
-    trainer.add_arguments(parser)
-
-
 def _train(options: argparse.Namespace) -> int:
-    from probenc_support.models import training as trainer
+    from probenc_support.models import training
 
-    return int(trainer.main(options) or 0)
+    return training.main(options)
 
 
 def _cache(options: argparse.Namespace) -> None:

@@ -13,6 +13,7 @@ import pytest
 import tiny
 
 from probenc_support.__main__ import _parser, main
+from probenc_support.models.recipes import RECIPES
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -55,12 +56,38 @@ def run(
     return command
 
 
+COMMANDS = ("models", "fetch", "run", "steer", "prune", "train", "cache", "doctor")
+
+
 def test_every_command_has_help(run: Run, run_as_typed: Run) -> None:
     overview = run_as_typed("--help")
     assert overview.returncode == 0
-    for name in ("models", "fetch", "run", "steer", "prune", "train", "cache", "doctor"):
+    for name in COMMANDS:
         assert name in overview.stdout
         assert run(name, "--help").returncode == 0
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["--version"], ["models"], *([name, "--help"] for name in COMMANDS)]
+)
+def test_help_and_tables_load_neither_torch_nor_transformers(words: list[str]) -> None:
+    """Either takes seconds, for which nobody waits to read a line of help."""
+    code = (
+        "import sys; from probenc_support.__main__ import main\n"
+        f"try: code = main({words!r})\n"
+        "except SystemExit as end: code = end.code\n"
+        "heavy = {'torch', 'transformers'} & set(sys.modules)\n"
+        "sys.exit(f'{code=} {heavy=}' if code or heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def test_train_offers_every_recipe(run: Run) -> None:
+    """The names in its help are the roster's, since the recipes lie beside what imports torch."""
+    said = "".join(run("train", "--help").stdout.split())  # lines break at hyphens as well
+    assert f"whattotrain:{','.join(RECIPES)}options:" in said
 
 
 def test_models_lists_the_roster(run_as_typed: Run) -> None:
@@ -171,4 +198,4 @@ def test_the_commands_that_pages_show_are_understood() -> None:
             shown += re.findall(r"^python -m probenc_support (.*?)(?:  +#.*)?$", block, re.M)
     assert {line.split()[0] for line in shown} >= {"run", "steer", "prune"}
     for line in shown:
-        _parser(training=line.startswith("train")).parse_args(shlex.split(line, comments=True))
+        _parser().parse_args(shlex.split(line, comments=True))

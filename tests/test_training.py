@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from probenc_support import cache, corpora, models, progress, roster
+from probenc_support.commands.arguments import add_train
 from probenc_support.corpora import built_in_texts
 from probenc_support.errors import InputError
 from probenc_support.models import checkpoints, objectives, training, training_text
@@ -508,7 +509,7 @@ def test_impossible_runs_are_refused(text_file: Path, tmp_path: Path) -> None:
 )
 def test_command_line_refuses(words: list[str], message: str) -> None:
     parser = argparse.ArgumentParser()
-    training.add_arguments(parser)
+    add_train(parser)
     with pytest.raises(InputError, match=message):
         training.main(parser.parse_args(words))
 
@@ -521,7 +522,7 @@ def test_command_line_trains(
 ) -> None:
     monkeypatch.setitem(RECIPES, "tiny", TINY)
     parser = argparse.ArgumentParser()
-    training.add_arguments(parser)
+    add_train(parser)
     out = tmp_path / "out"
     words = ["tiny", "--corpus", str(text_file), "--steps", "2", "--out", str(out)]
     assert training.main(parser.parse_args([*words, "--device", "cpu"])) == 0

@@ -1,10 +1,11 @@
-"""What can be said to `steer` and `prune` on the command line."""
+"""What can be said to `steer`, `prune` and `train` on the command line."""
 
 import argparse
 import math
 from collections.abc import Sequence
 
 from probenc_support.errors import InputError
+from probenc_support.roster import ROSTER
 
 DIRECTIONS = ("min_variance", "robust", "exact", "paper")
 """Directions that rows can be moved along; see `steering`."""
@@ -74,6 +75,18 @@ def add_prune(parser: argparse.ArgumentParser) -> None:
     )
     _add_text(parser)
     _add_output(parser)
+
+
+def add_train(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `train`."""
+    here = [entry.name for entry in ROSTER.values() if entry.source.startswith("trained:")]
+    parser.add_argument("model", help=f"what to train: {', '.join(here)}")
+    parser.add_argument("--corpus", default="docstrings", help="text to train on")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and order of the text")
+    parser.add_argument("--seeds", type=int, default=1, help="train so many seeds, from --seed on")
+    parser.add_argument("--steps", type=int, help="length of the run (default: the recipe's)")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--out", help="folder for the checkpoints (default: in the cache)")
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:

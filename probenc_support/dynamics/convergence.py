@@ -1,7 +1,8 @@
 """How near the parameters of a checkpoint are to where they end, group by group (section 5)."""
 
+import itertools
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -29,8 +30,8 @@ WHOLE = "all parameters"
 _LAYER = re.compile(r"\b(?:layers|h|blocks|layer)\.(\d+)\.")
 
 
-_ENDS_AT_ONCE = 3
-"""Ends whose weights are in memory together, beside one checkpoint."""
+AT_ONCE = 2**30
+"""Bytes of all checkpoints together, in float32, that a sweep over them holds at a time."""
 
 
 def group_of(name: str, names: HeadNames) -> str:
@@ -97,26 +98,23 @@ def relative(squares: Array, whole: Any) -> Array:
 def of_parameters(run: TrainingRun, *, embedding_only: bool = False) -> Convergence:
     """Distances of the parameters (or of E alone) from those at the last step of the run.
 
-    Four checkpoints are in memory at a time.
+    The files of each of the C checkpoints are read once, see `pieces`. What is held, beside
+    `AT_ONCE` bytes of weights, is what is returned: 8 bytes for each row of each checkpoint's
+    matrices, a d-th of the weights themselves.
     """
-    read = _reader(run, embedding_only)
-    first, final = read(run.steps[0]), read(run.steps[-1])
-    members = _members(run, final, embedding_only)
-    rows: dict[str, list[Array]] = {group: [] for group in members}
-    products: dict[str, list[Array]] = {group: [] for group in members}
-    before = first
-    for step in run.steps:
-        now = read(step)
-        for group, names in members.items():
-            rows[group].append(_squares_by_row(now, final, names))
-            products[group].append(_products(first, before, now, final, names))
-        before = now
-    moved = _with_unions({group: np.stack(sums) for group, sums in products.items()}, np.add.reduce)
+    sweep = _Sweep.over(run, embedding_only)
+    squares = sweep.table(len(run.steps))
+    products = {group: np.zeros((len(run.steps), 5)) for group in sweep.members}
+    for group, columns, now in sweep.pieces():
+        squares[:, columns] = _squares_by_row(now, now[-1])
+        pairs = itertools.pairwise([now[0], *now])
+        products[group] += [_products(now[0], before, at, now[-1]) for before, at in pairs]
+    moved = _with_unions(products)
     spans = np.diff(run.steps, prepend=run.steps[0]).astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         return Convergence(
             run.steps,
-            _stacked(rows),
+            sweep.by_group(squares),
             change={g: np.sqrt(sums[:, 0] / sums[:, 1]) / spans for g, sums in moved.items()},
             cosine={g: s[:, 2] / np.sqrt(s[:, 3] * s[:, 4]) for g, s in moved.items()},
         )
@@ -127,40 +125,93 @@ def to_earlier_ends(
 ) -> dict[int, Distances]:
     """The distances as if the run had stopped at each of some earlier checkpoints, by these.
 
-    A checkpoint is read once for three ends: as many checkpoints are in memory as in
-    `of_parameters`.
+    The files of each checkpoint are read once for all ends, as in `of_parameters`.
 
     Args:
         ends: steps of the run, ascending.
     """
-    read = _reader(run, embedding_only)
-    by_end = {}
-    for start in range(0, len(ends), _ENDS_AT_ONCE):
-        finals = {end: read(end) for end in ends[start : start + _ENDS_AT_ONCE]}
-        members = _members(run, finals[ends[start]], embedding_only)
-        rows = {end: {group: list[Array]() for group in members} for end in finals}
-        for step in (s for s in run.steps if s <= max(finals)):
-            now = read(step)
-            for end in (end for end in finals if step <= end):
-                for group, names in members.items():
-                    rows[end][group].append(_squares_by_row(now, finals[end], names))
-        for end, by_group in rows.items():
-            by_end[end] = Distances([s for s in run.steps if s <= end], _stacked(by_group))
-    return by_end
+    sweep = _Sweep.over(run.select(step for step in run.steps if step <= ends[-1]), embedding_only)
+    squares = {end: sweep.table(run.steps.index(end) + 1) for end in ends}
+    for _, columns, now in sweep.pieces():
+        for table in squares.values():
+            n = len(table)
+            table[:, columns] = _squares_by_row(now[:n], now[n - 1])
+    return {
+        end: Distances(run.steps[: len(table)], sweep.by_group(table))
+        for end, table in squares.items()
+    }
 
 
-Weights = dict[str, Tensor]
+def pieces(
+    tensors: Sequence[Tensor], rows: Tensor | None = None
+) -> Iterator[tuple[slice, list[Tensor]]]:
+    """The same rows of a tensor of every checkpoint, some at a time.
+
+    Of tensors that are mapped from files (see `TrainingRun.mapped`) every byte is read once. A part
+    and the one before it are in memory, together `AT_ONCE` bytes (or two rows of each), however
+    many and large the tensors are.
+
+    Args:
+        tensors: of equal shape, rows first; a vector's entries count as rows.
+        rows: numbers of those that are wanted; None: all.
+
+    Yields:
+        Which of the rows, and a part [n, size of a row] of each tensor, float32.
+    """
+    tables = [each.reshape(len(each), -1) if each.ndim else each.reshape(1, 1) for each in tensors]
+    n, size = tables[0].shape if rows is None else (len(rows), tables[0].shape[1])
+    step = max(1, AT_ONCE // (2 * 4 * size * len(tables)))
+    for start in range(0, n, step):
+        part = slice(start, min(start + step, n))
+        wanted = part if rows is None else rows[part]
+        yield part, [each[wanted].float() for each in tables]
 
 
-def _reader(run: TrainingRun, embedding_only: bool) -> Callable[[int], Weights]:
-    return (lambda step: {"E": run.embedding(step)}) if embedding_only else run.weights
+@dataclass(frozen=True, eq=False)
+class _Sweep:
+    """One pass over the files of all checkpoints of a run, a piece of a tensor at a time."""
 
+    weights: list[dict[str, Tensor]]
+    """At each step, mapped."""
+    members: dict[str, list[str]]
+    """Names of the tensors of each group, in the model's order, E last."""
 
-def _members(run: TrainingRun, weights: Weights, embedding_only: bool) -> dict[str, list[str]]:
-    """Names of the tensors of each group."""
-    if embedding_only:
-        return {EMBEDDING: ["E"]}
-    return _groups(weights, run.head_names(run.steps[-1]))
+    @classmethod
+    def over(cls, run: TrainingRun, embedding_only: bool) -> "_Sweep":
+        weights = [run.mapped(step, embedding_only=embedding_only) for step in run.steps]
+        if embedding_only:
+            return cls(weights, {EMBEDDING: ["E"]})
+        return cls(weights, _groups(weights[-1], run.head_names(run.steps[-1])))
+
+    def pieces(self) -> Iterator[tuple[str, slice, list[Tensor]]]:
+        """Every row once: its group, its columns of a `table`, and it at each step (`pieces`)."""
+        for group, names in self.members.items():
+            start = self._columns[group].start
+            for name in names:
+                for part, now in pieces([each[name] for each in self.weights]):
+                    yield group, slice(start + part.start, start + part.stop), now
+                start += self._rows(name)
+
+    def table(self, n: int) -> Array:
+        """[n, n_rows] room for something of the rows of all groups at the first n steps."""
+        return np.empty((n, sum(map(self._rows, itertools.chain(*self.members.values())))))
+
+    def by_group(self, table: Array) -> dict[str, Array]:
+        """The columns of each group and of the unions of groups, as views of one table."""
+        parts = {group: table[:, columns] for group, columns in self._columns.items()}
+        if len(parts) > 1:
+            parts |= {BODY: table[:, : self._columns[EMBEDDING].start], WHOLE: table}
+        return parts
+
+    @property
+    def _columns(self) -> dict[str, slice]:
+        sizes = [sum(map(self._rows, names)) for names in self.members.values()]
+        edges = itertools.pairwise(itertools.accumulate(sizes, initial=0))
+        return {group: slice(*ends) for group, ends in zip(self.members, edges, strict=True)}
+
+    def _rows(self, name: str) -> int:
+        tensor = self.weights[-1][name]
+        return len(tensor) if tensor.ndim else 1
 
 
 def _groups(tensors: Iterable[str], names: HeadNames) -> dict[str, list[str]]:
@@ -178,41 +229,26 @@ def _depth(group: str) -> tuple[int, int]:
     return order.index(kind), int(number[0]) if number else 0
 
 
-def _stacked(rows: Mapping[str, list[Array]]) -> dict[str, Array]:
-    """[n_steps, n_rows] of each group and of the unions of groups."""
-    by_group = {group: np.stack(steps) for group, steps in rows.items()}
-    return _with_unions(by_group, lambda parts: np.concatenate(parts, axis=1))
-
-
-def _with_unions(
-    by_group: dict[str, Array], union: Callable[[list[Array]], Array]
-) -> dict[str, Array]:
-    """The same with `BODY` and `WHOLE`, where there is more than E."""
-    rest = [values for group, values in by_group.items() if group != EMBEDDING]
+def _with_unions(sums: dict[str, Array]) -> dict[str, Array]:
+    """Sums over the tensors of each group, with those of `BODY` and `WHOLE` where there is more
+    than E."""
+    rest = [values for group, values in sums.items() if group != EMBEDDING]
     if not rest:
-        return by_group
-    return by_group | {BODY: union(rest), WHOLE: union([*rest, by_group[EMBEDDING]])}
+        return sums
+    return sums | {BODY: np.add.reduce(rest), WHOLE: np.add.reduce([*rest, sums[EMBEDDING]])}
 
 
-def _squares_by_row(now: Weights, final: Weights, names: Iterable[str]) -> Array:
-    """Squared distances of the rows of some tensors; a vector's entries count as rows."""
-    differences = [(now[name] - final[name]).double() for name in names]
-    rows = [D.reshape(len(D), -1) if D.ndim else D.reshape(1, 1) for D in differences]
-    return np.concatenate([D.square().sum(1).numpy() for D in rows])
+def _squares_by_row(now: Sequence[Tensor], final: Tensor) -> Array:
+    """[n_steps, n] squared distance of each row of a piece from its final value."""
+    return np.stack([(each - final).double().square().sum(1).numpy() for each in now])
 
 
-def _products(
-    first: Weights, before: Weights, now: Weights, final: Weights, names: Iterable[str]
-) -> Array:
-    """[5] over some tensors: ||W_t - W_before||^2, ||W_t||^2, and of the moves W_t - W_0 and
+def _products(first: Tensor, before: Tensor, now: Tensor, final: Tensor) -> Array:
+    """[5] over a piece: ||W_t - W_before||^2, ||W_t||^2, and of the moves W_t - W_0 and
     W_final - W_0 their product and their squares."""
-    total = np.zeros(5)
-    for name in names:
-        change, size = now[name] - before[name], now[name]
-        moved, whole = now[name] - first[name], final[name] - first[name]
-        pairs = ((change, change), (size, size), (moved, whole), (moved, moved), (whole, whole))
-        total += [_inner(a, b) for a, b in pairs]
-    return total
+    change, moved, whole = now - before, now - first, final - first
+    pairs = ((change, change), (now, now), (moved, whole), (moved, moved), (whole, whole))
+    return np.array([_inner(a, b) for a, b in pairs])
 
 
 def _inner(a: Tensor, b: Tensor) -> float:

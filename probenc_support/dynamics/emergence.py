@@ -1,7 +1,8 @@
 """When each quantity of a run is half-way to its end, and whether frequency is so first."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import pandas as pd
 
@@ -9,7 +10,12 @@ from probenc_support.dynamics import convergence
 from probenc_support.dynamics.convergence import BODY, EMBEDDING
 from probenc_support.dynamics.evaluation_text import thinned
 from probenc_support.dynamics.frequency_fit import bootstrap_r2_adj
-from probenc_support.dynamics.frequency_part import FREQUENCY_PART, REST, split_distances
+from probenc_support.dynamics.frequency_part import (
+    FREQUENCY_PART,
+    REST,
+    split_distances,
+    split_to_earlier_ends,
+)
 from probenc_support.dynamics.halfway_steps import Estimate, halfway, halfway_draws
 from probenc_support.dynamics.run_dynamics import Dynamics
 from probenc_support.errors import InputError
@@ -70,6 +76,7 @@ def halfway_estimates(
     measured: Dynamics,
     *,
     intervals: Collection[str] | None = None,
+    parts: Mapping[str, Array] | None = None,
     n_replicates: int = 400,
     seed: int = 0,
 ) -> dict[str, Estimate]:
@@ -78,6 +85,7 @@ def halfway_estimates(
 
     Args:
         intervals: what needs an interval; None: everything. The ends of others are NaN.
+        parts: see `split_distances`; None: they are measured.
     """
     y, distances = measured.frequencies.y, measured.convergence
     curves: dict[str, Quantity] = {
@@ -91,18 +99,25 @@ def halfway_estimates(
         draw = partial(distances.bootstrap, group)
         curves[group] = (measured.steps, distances.distance(group), draw)
 
-    def draws_of(what: str) -> int:
-        return n_replicates if intervals is None or what in intervals else 0
-
     estimates = {
-        what: _estimate(steps, curve, draw(n_replicates=draws_of(what), seed=seed))
+        what: _estimate(
+            steps, curve, draw(n_replicates=_draws(what, intervals, n_replicates), seed=seed)
+        )
         for what, (steps, curve, draw) in curves.items()
     }
-    parts = split_distances(
-        measured.run, measured.frequencies, n_replicates=draws_of(FREQUENCY_PART), seed=seed
+    parts = parts or split_distances(
+        measured.run,
+        measured.frequencies,
+        n_replicates=_draws(FREQUENCY_PART, intervals, n_replicates),
+        seed=seed,
     )
     of_parts = {part: _estimate(measured.steps, d[0], d[1:]) for part, d in parts.items()}
     return estimates | of_parts
+
+
+def _draws(what: str, intervals: Collection[str] | None, n_replicates: int) -> int:
+    """How many draws something needs: none where no interval is asked of it."""
+    return n_replicates if intervals is None or what in intervals else 0
 
 
 def _estimate(steps: Sequence[int], curve: Array, draws: Array) -> Estimate:
@@ -113,19 +128,20 @@ def emergence_table(
     runs: Sequence[Dynamics],
     *,
     intervals: Collection[str] | None = None,
+    parts: Sequence[Mapping[str, Array] | None] = (),
     n_replicates: int,
     seed: int,
 ) -> pd.DataFrame:
     """Half-way steps of every run: columns run, what, step, low, high.
 
     Args:
-        intervals: see `halfway_estimates`.
+        intervals, parts: see `halfway_estimates`; parts of each run.
     """
-    options = {"n_replicates": n_replicates, "seed": seed}
+    options: dict[str, Any] = {"intervals": intervals, "n_replicates": n_replicates, "seed": seed}
     rows = [
         (each.run.name, what, estimate.value, estimate.low, estimate.high)
-        for each in runs
-        for what, estimate in halfway_estimates(each, intervals=intervals, **options).items()
+        for each, own in zip(runs, parts or [None] * len(runs), strict=True)
+        for what, estimate in halfway_estimates(each, parts=own, **options).items()
     ]
     return pd.DataFrame(rows, columns=["run", "what", "step", "low", "high"])
 
@@ -194,21 +210,42 @@ def by_length(
         before: what frequency is held against, see `is_earliest`; only these have intervals.
     """
     ends = [step for step in thinned(runs[0].steps, 2.5)[:-1] if step >= LEAST_END]
-    cut_runs = [_cut_at(each, ends) for each in runs]
+    if not ends:
+        return pd.DataFrame(columns=["stopped_at", "frequency_first"])
+    options: dict[str, Any] = {"n_replicates": n_replicates, "seed": seed}
+    intervals = {FREQUENCY, *before}
+    cut_runs = [_cut_at(each, ends, intervals, **options) for each in runs]
     rows = []
-    for end, shorter in zip(ends, zip(*cut_runs, strict=True), strict=True):
-        table = emergence_table(
-            shorter, intervals={FREQUENCY, *before}, n_replicates=n_replicates, seed=seed
-        )
+    for end, at_end in zip(ends, zip(*cut_runs, strict=True), strict=True):
+        shorter, parts = zip(*at_end, strict=True)
+        table = emergence_table(shorter, intervals=intervals, parts=parts, **options)
         halves = table.groupby("what", sort=False)["step"].mean().to_dict()
         first = is_earliest(table, before=before)
         rows.append({"stopped_at": end, **halves, "frequency_first": first})
-    return pd.DataFrame(rows, columns=None if rows else ["stopped_at", "frequency_first"])
+    return pd.DataFrame(rows)
 
 
-def _cut_at(measured: Dynamics, ends: Sequence[int]) -> list[Dynamics]:
-    """The run as if it had ended at each of some steps, or at its last checkpoint before."""
+def _cut_at(
+    measured: Dynamics,
+    ends: Sequence[int],
+    intervals: Collection[str],
+    *,
+    n_replicates: int,
+    seed: int,
+) -> list[tuple[Dynamics, dict[str, Array]]]:
+    """The run as if it had ended at each of some steps, or at its last checkpoint before, with the
+    two parts of E.
+
+    All files are read once for the distances and E once more for its parts, however many the ends.
+    """
     own = [max(step for step in measured.steps if step <= end) for end in ends]
     alone = len(measured.convergence.groups) == 1
     distances = convergence.to_earlier_ends(measured.run, own, embedding_only=alone)
-    return [measured.truncated_at(distances[end]) for end in own]
+    parts = split_to_earlier_ends(
+        measured.run,
+        measured.frequencies,
+        own,
+        n_replicates=_draws(FREQUENCY_PART, intervals, n_replicates),
+        seed=seed,
+    )
+    return [(measured.truncated_at(distances[end]), parts[end]) for end in own]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from probenc_support.dynamics import ceilings, cooccurrence
@@ -97,9 +98,9 @@ def token_properties(
             as it is.
         read: the training text, see `cooccurrence.texts_read`; None: co-occurrence is not known.
     """
-    tokens = known.tokens
-    E = run.embedding(run.steps[-1]).double().numpy()
-    columns = _columns(E, Vocabulary(run.tokenizer(), len(E)).texts, known, seed)
+    tokens, n_rows = known.tokens, len(known.counts)
+    rows = run.embedding(run.steps[-1])[torch.from_numpy(tokens)].double().numpy()
+    columns = _columns(rows, Vocabulary(run.tokenizer(), n_rows).texts, known, seed)
     not_known = np.ones(len(run.steps))
     so_far = None if counts is None else counts[:, tokens]
     ceiling = not_known if so_far is None else ceilings.of_counts(known.y, so_far)
@@ -110,18 +111,18 @@ def token_properties(
         ceiling = not_known if shown is None else ceilings.of_seen_tokens(values, shown > 0)
         entered.append(Property(name, values, ceiling))
     if read is not None:
-        factors = cooccurrence.factors(read, len(E), tokens)
+        factors = cooccurrence.factors(read, n_rows, tokens)
         entered.insert(-1, Property(COOCCURRENCE, factors.vectors[tokens], factors.ceiling))
     return entered
 
 
-def _columns(E: Array, texts: Sequence[str], known: Frequencies, seed: int) -> dict[str, Array]:
+def _columns(rows: Array, texts: Sequence[str], known: Frequencies, seed: int) -> dict[str, Array]:
     """Values [n_seen, m] of the properties that need no training text, where tokens differ in them.
 
     Args:
-        E: [V, d] at the last checkpoint; texts: [V] of all tokens.
+        rows: [n_seen, d] of E at the last checkpoint; texts: [V] of all tokens.
     """
-    rows, own = E[known.tokens], [texts[token] for token in known.tokens]
+    own = [texts[token] for token in known.tokens]
     r2 = float(Design.of(rows).fit_many(known.y).r2[0])
     columns = {
         SPACE: leading_space(own)[:, None],

@@ -126,6 +126,9 @@ def measure(
 ) -> Dynamics:
     """Everything about one run.
 
+    However many checkpoints there are, the files of each are read once for all of its parameters,
+    and a few times for its E; where the text is read, the model is loaded besides, one at a time.
+
     Args:
         counts: see `frequencies`.
         blocks: the text to read at each checkpoint, see `text_for`; None: none is read.
@@ -175,4 +178,5 @@ def _read(
         on_text.insert(0, behaviour.on_text(lm, detection, own, log_unigram, step=step))
         final = final or Final.of(lm, detection, own, text, chosen)
         function.insert(0, final.compare(lm, own, text, step=step))
+        del lm  # so that one model is in memory at a time
     return on_text, function

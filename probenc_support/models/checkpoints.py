@@ -9,7 +9,7 @@ import json
 import re
 import struct
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -95,22 +95,34 @@ class TrainingRun:
             probe=probe,
         )
 
-    def weights(self, step: int) -> dict[str, Tensor]:
-        """All trained tensors of a checkpoint by name, float32; buffers are left out.
+    def mapped(self, step: int, *, embedding_only: bool = False) -> dict[str, Tensor]:
+        """All trained tensors of a checkpoint by name, in the precision of its files, see
+        `weights.read`; buffers are left out.
+
+        Args:
+            embedding_only: E alone, by the name `E`; of a safetensors file on the hub, only its
+                bytes are fetched.
 
         Raises:
             InputError: there are none, or their file is damaged.
         """
+        if embedding_only and self.local:
+            return {"E": files.read_head(self.folder(step), self.head_names(step))}
+        if embedding_only:
+            folder, revision = self._configured(step), self.revisions[step]
+            return {"E": _hub_embedding(self.source, folder, revision)}
         tensors = files.read(self.folder(step))
         if not tensors:
             raise InputError(f"{self.name} has no weights at step {step}.")
-        return {name: tensor.float() for name, tensor in tensors.items()}
+        return tensors
+
+    def weights(self, step: int) -> dict[str, Tensor]:
+        """What `mapped` gives in float32: of files in half precision, a copy in memory."""
+        return {name: tensor.float() for name, tensor in self.mapped(step).items()}
 
     def embedding(self, step: int) -> Tensor:
-        """E [V, d] of a checkpoint, float32; of a safetensors file, only its bytes are fetched."""
-        if self.local:
-            return files.read_head(self.folder(step), self.head_names(step))
-        return _hub_embedding(self.source, self._configured(step), self.revisions[step])
+        """E [V, d] of a checkpoint, float32."""
+        return self.mapped(step, embedding_only=True)["E"].float()
 
     def select(self, steps: Iterable[int]) -> "TrainingRun":
         """The same run with some of its checkpoints only."""
@@ -297,12 +309,12 @@ def distinct(
     """
     equal: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for step in run.steps:
-        equal[(_digest({"E": run.embedding(step)}),)].append(step)
+        equal[(_digest(run.mapped(step, embedding_only=True)),)].append(step)
     for key, steps in list(equal.items()):
         if len(steps) > 1 and not embedding_only:
             del equal[key]
             for step in steps:
-                equal[(*key, _digest(run.weights(step)))].append(step)
+                equal[(*key, _digest(run.mapped(step)))].append(step)
     repeats: dict[int, int] = {}
     for steps in equal.values():
         kept = run.steps[-1] if run.steps[-1] in steps else steps[0]
@@ -318,11 +330,12 @@ def distinct(
     return run.select(set(run.steps) - set(repeats)), dict(sorted(repeats.items()))
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """Hash of the values in float32, of which one tensor is in memory at a time."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(name.encode())
-        digest.update(tensors[name].contiguous().numpy().tobytes())
+        digest.update(tensors[name].float().flatten().numpy().data)
     return digest.hexdigest()
 
 
@@ -366,24 +379,23 @@ def _hub_embedding(hub_id: str, folder: Path, revision: str) -> Tensor:
         E = _fetched_embedding(hub_id, folder, revision)
         with cache.atomic_path(path) as temporary:
             save_safetensors({"E": E.contiguous()}, temporary)
-    return dict(files.tensors(path))["E"].float()
+    return dict(files.tensors(path))["E"]
 
 
 def _fetched_embedding(hub_id: str, folder: Path, revision: str) -> Tensor:
     from huggingface_hub import HfFileSystem
 
     names = files.head_names(folder)
-    wanted = (*names.head, *(names.inputs if names.tied else ()))
     single = files.SINGLE[0]
     indexed = files.index_of(folder, single).is_file()
-    parts = files.weight_map(folder, single) if indexed else dict.fromkeys(wanted, single)
-    file = next((parts[name] for name in wanted if name in parts), None)
+    parts = files.weight_map(folder, single) if indexed else dict.fromkeys(names.known, single)
+    file = next((parts[name] for name in names.known if name in parts), None)
     try:
         remote: Any = HfFileSystem()
         path = f"{hub_id}@{revision}/{file}"
         if file is not None and remote.exists(path):
             with remote.open(path, "rb", block_size=2**20) as stream:
-                if (E := read_tensor(stream, wanted)) is not None:
+                if (E := read_tensor(stream, names.known)) is not None:
                     return E
     except Exception as error:
         raise InputError(hub.hub_message(error, hub_id, revision)) from error

@@ -395,19 +395,12 @@ def record(folder: Path) -> dict[str, Any]:
     return facts
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `python -m probenc_support train`."""
-    parser.add_argument("model", help=f"what to train: {', '.join(RECIPES)}")
-    parser.add_argument("--corpus", default="docstrings", help="text to train on")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and order of the text")
-    parser.add_argument("--seeds", type=int, default=1, help="train so many seeds, from --seed on")
-    parser.add_argument("--steps", type=int, help="length of the run (default: the recipe's)")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--out", help="folder for the checkpoints (default: in the cache)")
-
-
 def main(arguments: argparse.Namespace) -> int:
-    """Trains what the command line asks for, and prints where it lies."""
+    """Trains what the command line asks for, and prints where it lies.
+
+    Args:
+        arguments: see `commands.arguments.add_train`.
+    """
     recipe = named(arguments.model)
     if arguments.steps is not None and arguments.steps < 1:
         raise InputError(f"--steps is {arguments.steps}; a run has at least one step.")

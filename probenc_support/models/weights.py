@@ -152,6 +152,9 @@ def _there(path: Path) -> list[str]:
 def read(folder: Path, names: Collection[str] | None = None) -> dict[str, Tensor]:
     """Tensors of a model folder by name, in the files' precision: all, or those of `names`.
 
+    They are maps of the files, each of which is opened once: what is not used of a tensor is not
+    read, and what was read takes no memory that the system could not have back.
+
     Raises:
         InputError: a file is damaged or missing.
     """
@@ -178,13 +181,15 @@ class HeadNames:
     """Whether files may hold two different embeddings although the configuration ties them: T5's
     does in every case, and transformers ties what is equal."""
 
-    def find(self, names: Collection[str]) -> str | None:
-        """The name of E among the `names` of a file or of a whole model; None if it is not there.
+    @property
+    def known(self) -> tuple[str, ...]:
+        """What E may be called, in order of preference: the input embedding stands for it in a tied
+        model only."""
+        return (*self.head, *(self.inputs if self.tied else ()))
 
-        The input embedding stands for E in a tied model only.
-        """
-        known = (*self.head, *(self.inputs if self.tied else ()))
-        return next((name for name in known if name in names), None)
+    def find(self, names: Collection[str]) -> str | None:
+        """The name of E among the `names` of a file or of a whole model; None: it is not there."""
+        return next((name for name in self.known if name in names), None)
 
 
 def head_names(folder: Path) -> HeadNames:
@@ -239,13 +244,13 @@ def _bare(names: Collection[str]) -> list[str]:
 
 
 def head_of(tensors: dict[str, Tensor], names: HeadNames) -> Tensor:
-    """E [V, d] float32 among the tensors of a checkpoint.
+    """E [V, d] among the tensors of a checkpoint, in their precision.
 
     Raises:
         InputError: it is not among them.
     """
     if name := names.find(tensors):
-        return tensors[name].float()
+        return tensors[name]
     raise InputError(
         f"None of the tensors {', '.join(list(tensors)[:5])}, ... is the output embedding, which "
         f"this architecture calls {names.head[0]}; fetch the checkpoint again."
@@ -253,11 +258,9 @@ def head_of(tensors: dict[str, Tensor], names: HeadNames) -> Tensor:
 
 
 def read_head(folder: Path, names: HeadNames) -> Tensor:
-    """E [V, d] float32 of a model folder; of safetensors, only its own bytes are read.
+    """E [V, d] of a model folder, in the precision of its file, of which no other bytes are read.
 
     Raises:
         InputError: it is in none of the files, or a file is damaged.
     """
-    there = places(folder)
-    name = names.find(there)
-    return head_of(read(folder, [name]) if name else dict.fromkeys(there, torch.empty(0)), names)
+    return head_of(read(folder, names.known) or read(folder), names)
