@@ -5,9 +5,10 @@ has no interval.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
 from probenc_support.dynamics.halfway_steps import Estimate
@@ -36,3 +37,9 @@ def ratio(one: Sequence[float] | Array, other: Sequence[float] | Array) -> Estim
     if not logs.known:
         return Estimate.unknown()
     return Estimate(*(math.exp(end) for end in (logs.value, logs.low, logs.high)))
+
+
+def table(found: Mapping[str, Estimate]) -> pd.DataFrame:
+    """Columns `value`, `low` and `high`, a row each."""
+    rows = {name: {"value": e.value, "low": e.low, "high": e.high} for name, e in found.items()}
+    return pd.DataFrame.from_dict(rows, orient="index")

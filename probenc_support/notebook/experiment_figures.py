@@ -6,8 +6,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from probenc_support.dynamics.halfway_steps import Estimate
-from probenc_support.experiments import context_gain, further_training, over_seeds, sparsity_drivers
+from probenc_support.experiments import context_gain, further_training, over_seeds
 from probenc_support.notebook import figures, training_figures
 from probenc_support.regression.arrays import Array
 
@@ -75,43 +74,5 @@ def before_and_after(changes: pd.DataFrame) -> list[Figure]:
     ]
 
 
-def sparsity_by_cell(table: pd.DataFrame) -> list[Figure]:
-    """Two panels with a row an optimiser, norm and gains: the Gini coefficient of the slopes over
-    that after rotations, and the share of the first components over that along a random direction.
-
-    Args:
-        table: see `sparsity_drivers.compare`.
-    """
-    kinds = table[["optimiser", "norm", "gains"]].itertuples(index=False)
-    named = table.assign(row=[_row_of(*own) for own in kinds])
-    rows = list(dict.fromkeys(named["row"]))
-    panels = []
-    for measure in ("gini", "components"):
-        series = {}
-        for tied, own in named.groupby("tied"):
-            found = {
-                str(row): over_seeds.mean(values.to_numpy(dtype=float))
-                for row, values in own.groupby("row")[measure]
-            }
-            series["tied" if tied else "untied"] = _with_ends(found)
-        figure = figures.intervals(
-            rows, series, value="value", size=(5.2, 4.2), xlabel=sparsity_drivers.NAMES[measure]
-        )
-        figure.axes[0].axvline(1.0, color="0.5", linestyle=":", linewidth=1.0)
-        panels.append(figure)
-    return panels
-
-
-def _row_of(optimiser: str, norm: str, gains: bool) -> str:
-    names = {"adamw": "AdamW", "adamw-averaged": "averaged", "sgd": "SGD"}
-    return f"{names.get(optimiser, optimiser)}, {norm}{'' if gains else ' fixed'}"
-
-
 def _estimates(changes: pd.DataFrame, column: str) -> pd.DataFrame:
-    return _with_ends(further_training.by_arm(changes, column))
-
-
-def _with_ends(found: Mapping[str, Estimate]) -> pd.DataFrame:
-    """Columns `value`, `low` and `high`, a row each."""
-    rows = {name: {"value": e.value, "low": e.low, "high": e.high} for name, e in found.items()}
-    return pd.DataFrame.from_dict(rows, orient="index")
+    return over_seeds.table(further_training.by_arm(changes, column))

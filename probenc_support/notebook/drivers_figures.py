@@ -1,0 +1,39 @@
+"""Figures of what drives sparsity."""
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from probenc_support.experiments import over_seeds, sparsity_drivers
+from probenc_support.notebook import figures
+
+
+def by_cell(table: pd.DataFrame) -> list[Figure]:
+    """Two panels with a row an optimiser, norm and gains: the Gini coefficient of the slopes over
+    that after rotations, and the share of the first components over that along a random direction.
+
+    Args:
+        table: see `sparsity_drivers.compare`.
+    """
+    kinds = table[["optimiser", "norm", "gains"]].itertuples(index=False)
+    named = table.assign(row=[_row_of(*own) for own in kinds])
+    rows = list(dict.fromkeys(named["row"]))
+    panels = []
+    for measure in ("gini", "components"):
+        series = {}
+        for tied, own in named.groupby("tied"):
+            found = {
+                str(row): over_seeds.mean(values.to_numpy(dtype=float))
+                for row, values in own.groupby("row")[measure]
+            }
+            series["tied" if tied else "untied"] = over_seeds.table(found)
+        figure = figures.intervals(
+            rows, series, value="value", size=(5.2, 4.2), xlabel=sparsity_drivers.NAMES[measure]
+        )
+        figure.axes[0].axvline(1.0, color="0.5", linestyle=":", linewidth=1.0)
+        panels.append(figure)
+    return panels
+
+
+def _row_of(optimiser: str, norm: str, gains: bool) -> str:
+    names = {"adamw": "AdamW", "adamw-averaged": "averaged", "sgd": "SGD"}
+    return f"{names.get(optimiser, optimiser)}, {norm}{'' if gains else ' fixed'}"
