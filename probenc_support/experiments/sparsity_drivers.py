@@ -127,7 +127,6 @@ SCAN: Mapping[str, Mapping[str, Any]] = {
     "half the steps, learning rate x 2": {"steps": 0.5, "learning_rate": 2.0},
     "the same, tied": {"steps": 0.5, "learning_rate": 2.0, "tied": True},
     "a quarter of the steps": {"steps": 0.25},
-    "four times the steps": {"steps": 4},
 }
 """Settings of which one is changed at a time. Numbers that the base has, too, are factors."""
 
