@@ -144,16 +144,17 @@ def test_changes_are_differences_from_the_twin() -> None:
 
 
 def test_the_most_over_domains_is_of_the_domain_where_it_is_largest() -> None:
-    index = pd.MultiIndex.from_product([["intact", "rotated, held"], [0, 1]], names=["arm", "seed"])
+    names = ["intact", "paper, held", "rotated, held"]
+    index = pd.MultiIndex.from_product([names, [0, 1]], names=["arm", "seed"])
     tables = {
-        name: pd.DataFrame({"growth": [0.0, 0.0, *own], "forgot less intact": 0.0}, index=index)
-        for name, own in {"one": (0.1, 0.2), "other": (0.3, 0.5)}.items()
+        name: pd.DataFrame({"growth": [0.0] * 4 + own, "forgot less intact": 0.0}, index=index)
+        for name, own in {"one": [0.1, 0.2], "other": [0.3, 0.5]}.items()
     }
     most = further_training.most_over_domains(tables, "growth", "rotated, held")
     assert most.value == pytest.approx(0.4)
     assert most.low == pytest.approx(0.4 - 12.706 * 0.1, rel=1e-3)  # Student's, of two
     shown = further_training.over_domains(tables)
-    assert list(shown.index) == ["rotated, held"]
+    assert list(shown.index) == ["paper, held", "rotated, held"]
     assert list(shown.columns) == [
         f"{d}: {c}" for d in tables for c in ("growth", "forgot less intact")
     ]

@@ -39,6 +39,12 @@ METHODS = {
 HELD, RELEASED = "held", "released"
 """Whether E stays in the space that pruning left."""
 
+ARMS = tuple((method, mask) for method in METHODS for mask in (HELD, RELEASED))
+"""All arms beside the intact twin."""
+
+KEPT_WELL = (("paper", HELD), ("rotated", HELD))
+"""The arms that are asked about on other texts, too."""
+
 RATE = 1e-3
 """Peak of the learning rate, a quarter of that of the first training."""
 
@@ -131,15 +137,17 @@ def train(
     *,
     seed: int,
     domain: str,
+    arms: Sequence[tuple[str, str]] = ARMS,
     steps: int = 200,
     share: float = 0.3,
     corpus: str = "docstrings",
     first_steps: int = 0,
     device: str = "auto",
 ) -> list[Trained]:
-    """Every arm of one seed, the intact twin first; what is there already is not trained again.
+    """The arms of one seed, the intact twin first; what is there already is not trained again.
 
     Args:
+        arms: method and mask of each.
         model, intervention: recipe of the first training, whose head has a bias.
         domain: text of the further training, by the same tokenizer.
         steps: of the further training.
@@ -167,9 +175,8 @@ def train(
         learning_rate=RATE,
         early=False,
     )
-    arms = [(INTACT, ""), *((m, mask) for m in METHODS for mask in (HELD, RELEASED))]
     trained = []
-    for method, mask in arms:
+    for method, mask in ((INTACT, ""), *arms):
         name = f"after:{base.name}:{method}:{mask}:{share:g}"
         start: Intervention = Start(weights, found[method])
         if mask == HELD:
@@ -286,15 +293,14 @@ def most_over_domains(tables: Mapping[str, pd.DataFrame], column: str, arm: str)
 
 
 def over_domains(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """As text, a row an arm whose mask is held, by domain: what the excess grew by, and what was
+    """As text, a row an arm of `KEPT_WELL`, by domain: what the excess grew by, and what was
     forgotten beyond the intact twin."""
     columns = {
         f"{domain}: {column}": {arm: str(e) for arm, e in by_arm(table, column).items()}
         for domain, table in tables.items()
         for column in ("growth", "forgot less intact")
     }
-    found = pd.DataFrame(columns)
-    return found[[str(arm).endswith(HELD) for arm in found.index]]
+    return pd.DataFrame(columns).loc[[", ".join(arm) for arm in KEPT_WELL]]
 
 
 def metrics(table: pd.DataFrame) -> dict[str, float]:
