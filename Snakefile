@@ -1,6 +1,7 @@
 # The book: every model x notebook of config.yaml, then the comparison, then the site.
 # `make book` calls it through book/build.py; on a cluster: snakemake --profile profiles/slurm
 
+import hashlib
 import json
 import re
 import shlex
@@ -21,6 +22,7 @@ KEPT = kept.KEPT.as_posix()
 CELLS = {f"{cell.slug}/{cell.notebook}": cell for cell in matrix.cells(config)}
 MODELS = {cell.slug: cell.model for cell in CELLS.values()}
 ENTRIES = {names.slug(name): entry for name, entry in matrix.models(config).items()}
+PASS_SHARDS = int(config.get("pass_shards", 1))
 ACROSS = f"{RUNS}/{matrix.ACROSS}/06_across_models.ipynb"
 
 
@@ -53,6 +55,22 @@ def source(wildcards):
 def arguments(wildcards):
     given = known(wildcards).parameters.items()
     return " ".join(f"-p {name} {shlex.quote(json.dumps(value))}" for name, value in given)
+
+
+def pass_name(cell):
+    """Where the parts of a cell's passes are ticked off; empty where none are made beforehand."""
+    words = matrix.pass_arguments(cell) if PASS_SHARDS > 1 else []
+    digest = hashlib.sha256(json.dumps(words).encode()).hexdigest()[:12]
+    return f"{cell.slug}/.pass-{digest}" if words else ""
+
+
+def parts_of_pass(wildcards):
+    name = pass_name(known(wildcards))
+    return [f"{RUNS}/{name}-{i}-of-{PASS_SHARDS}" for i in range(1, PASS_SHARDS + 1) if name]
+
+
+def resources_of(cell):
+    return {"mem_mb": 8000, "runtime": 120, "gpu": 0, **cell.resources}
 
 
 def modules(notebook):
@@ -119,6 +137,7 @@ rule notebook:
         # Other releases of the libraries may give other numbers.
         pins="constraints.txt",
         modules=lambda wildcards: modules(source(wildcards)),
+        passes=parts_of_pass,
     output:
         page=f"{RUNS}/{{cell}}.ipynb",
         metrics=f"{RUNS}/{{cell}}.metrics.json",
@@ -133,13 +152,42 @@ rule notebook:
     priority: urgency
     threads: lambda wildcards: known(wildcards).resources.get("threads", config["threads"])
     resources:
-        mem_mb=lambda wildcards: known(wildcards).resources.get("mem_mb", 8000),
-        runtime=lambda wildcards: known(wildcards).resources.get("runtime", 120),
-        gpu=lambda wildcards: known(wildcards).resources.get("gpu", 0),
+        mem_mb=lambda wildcards: resources_of(known(wildcards))["mem_mb"],
+        runtime=lambda wildcards: resources_of(known(wildcards))["runtime"],
+        gpu=lambda wildcards: resources_of(known(wildcards))["gpu"],
     retries: config["retries"]
     shell:
         "python -m probenc_support run --model {params.model:q} --notebook {params.notebook}"
-        " --results-dir {params.folder:q} {params.arguments}"
+        " --results-dir {params.folder:q} --gpus {resources.gpu} {params.arguments}"
+
+
+if PASS_SHARDS > 1:
+    PASSES = {name: cell for cell in CELLS.values() if (name := pass_name(cell))}
+
+    rule detect:
+        message:
+            "{wildcards.name}: part {wildcards.i} of the pass"
+        input:
+            fetched=lambda wildcards: f"{RUNS}/{PASSES[wildcards.name].slug}/.fetched",
+            pins="constraints.txt",
+            module="probenc_support/inference.py",
+        output:
+            touch(f"{RUNS}/{{name}}-{{i}}-of-{PASS_SHARDS}"),
+        params:
+            words=lambda wildcards: shlex.join(matrix.pass_arguments(PASSES[wildcards.name])),
+        wildcard_constraints:
+            name="|".join(map(re.escape, PASSES)),
+            i=r"\d+",
+        threads: lambda wildcards: PASSES[wildcards.name].resources.get("threads", config["threads"])
+        resources:
+            mem_mb=lambda wildcards: resources_of(PASSES[wildcards.name])["mem_mb"],
+            runtime=lambda wildcards: resources_of(PASSES[wildcards.name])["runtime"],
+            gpu=lambda wildcards: resources_of(PASSES[wildcards.name])["gpu"],
+        retries: config["retries"]
+        shell:
+            "python -m probenc_support detect {params.words} --gpus {resources.gpu}"
+            f" --shard {{wildcards.i}}/{PASS_SHARDS}"
+
 
 
 rule across:

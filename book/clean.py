@@ -6,7 +6,7 @@ from pathlib import Path
 from probenc_support.runs import execute, matrix, run_files
 
 RESULTS = Path("results")
-STEPS = (".fetched", "*.benchmark.tsv", f"{run_files.FAILED}/{matrix.FETCH}.log")
+STEPS = (".fetched", ".pass-*", "*.benchmark.tsv", f"{run_files.FAILED}/{matrix.FETCH}.log")
 """What Snakemake leaves beside the runs."""
 
 

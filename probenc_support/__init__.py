@@ -38,8 +38,9 @@ The book, which the same command runs:
 
 Small things that the others share: `moments` (mean and covariance of hidden states), `precision`
 (float64 where a device has it), `quantisation` (a matrix rounded to few bits), `progress`, `cache`,
-`names` and `roster` (what a model's name means), `wheels` (files that the package index carries),
-and `errors` (`InputError`, whose message is meant to be read).
+`shards` (files of a long computation that several processes make), `names` and `roster` (what a
+model's name means), `wheels` (files that the package index carries), and `errors` (`InputError`,
+whose message is meant to be read).
 
 Importing the package imports none of these: `from probenc_support import models` does.
 """
@@ -68,6 +69,7 @@ __all__ = [
     "regression",
     "roster",
     "runs",
+    "shards",
     "sparsity",
     "steering",
     "theory",

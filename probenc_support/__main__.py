@@ -1,4 +1,4 @@
-"""Command line: `python -m probenc_support models | fetch | run | steer | prune | train | ...`."""
+"""Command line: `python -m probenc_support models | fetch | run | detect | steer | prune | ...`."""
 
 import argparse
 import os
@@ -77,7 +77,11 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--results-dir", default="", help="where the pages go; default book/runs/<model>"
     )
+    arguments.add_gpus(run)
 
+    arguments.add_detect(
+        add("detect", "Run a model over a text ahead of time, for the notebooks.", _detect)
+    )
     arguments.add_steer(
         add("steer", "Give tokens new mean probabilities, and write the model.", _steer)
     )
@@ -137,7 +141,7 @@ def _fetch(options: argparse.Namespace) -> None:
 def _run(options: argparse.Namespace) -> int:
     import yaml
 
-    from probenc_support.runs import execute
+    from probenc_support.runs import execute, gpus
 
     given = {name: yaml.safe_load(value) for name, value in options.parameters}
     given |= {
@@ -151,14 +155,15 @@ def _run(options: argparse.Namespace) -> int:
             "another's there: run the models one by one, or leave it out."
         )
     worst = 0
-    for model in options.model:
-        for notebook in options.notebook or _suitable(model):
-            try:
-                folder = options.results_dir
-                print(execute.run(notebook, model=model, results_dir=folder, parameters=given))
-            except execute.NotebookError as error:
-                print(f"{error}\nSee {error.folder}", file=sys.stderr)
-                worst = max(worst, REFUSED if error.failure.refused else FAILED)
+    with gpus.lent(options.gpus):
+        for model in options.model:
+            for notebook in options.notebook or _suitable(model):
+                try:
+                    folder = options.results_dir
+                    print(execute.run(notebook, model=model, results_dir=folder, parameters=given))
+                except execute.NotebookError as error:
+                    print(f"{error}\nSee {error.folder}", file=sys.stderr)
+                    worst = max(worst, REFUSED if error.failure.refused else FAILED)
     return worst
 
 
@@ -168,6 +173,18 @@ def _suitable(model: str) -> list[str]:
 
     entry, _ = roster_entry(model)
     return ["01", "02", "03", "04", *(["05"] if entry and entry.checkpoints else [])]
+
+
+def _detect(options: argparse.Namespace) -> None:
+    from probenc_support.runs import gpus
+
+    part = arguments.part(options.shard)
+    arguments.chosen(options.positions, ("all", "last"), "choice of positions")
+    arguments.check_sizes(options)
+    with gpus.lent(options.gpus):
+        from probenc_support.commands import detect_command
+
+        detect_command.run(options, part)
 
 
 def _steer(options: argparse.Namespace) -> None:

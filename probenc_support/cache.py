@@ -149,6 +149,20 @@ def locked(name: str) -> Iterator[None]:
         lock.release()
 
 
+def held(path: Path, *, wait: bool) -> BaseFileLock | None:
+    """A lock that is held, see `acquired`; None where another process has it and `wait` is False.
+
+    Raises:
+        InputError: the lock's folder cannot be written.
+    """
+    make_folder(path.parent)
+    with writing(path):
+        try:
+            return acquired(path, timeout=-1 if wait else 0)
+        except Timeout:
+            return None
+
+
 def acquired(path: Path, *, timeout: float = -1) -> BaseFileLock:
     """A lock that is held: by the operating system, or by the mere existence of a file where the
     file system knows no locks (some network drives).

@@ -1,7 +1,10 @@
 """The one expensive pass over a detecting corpus: hidden states, log-partition, log probabilities.
 
-Memory is bounded by chunk x V, never N x V. Probabilities are accumulated so that none
-underflows. The pass is kept in the user's cache by what went into it, and resumes after a kill.
+A pass is made and added up in shards of a fixed number of positions, so that memory grows neither
+with N x V nor with N: what is a mean over positions is one over all of them, and hidden states are
+held of a sample where there are many. Probabilities are accumulated so that none underflows. The
+shards are kept in the user's cache by what went into them; after a kill the pass goes on with the
+next, and several processes make one together.
 """
 
 import hashlib
@@ -12,25 +15,24 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from probenc_support import cache as caches
+from probenc_support import shards
 from probenc_support.corpora import TokenBlocks
 from probenc_support.errors import InputError
 from probenc_support.models import LanguageModel, hidden_states
 from probenc_support.models import targets as targets_of
 from probenc_support.models.language_model import check_ids, overflow
+from probenc_support.moments import Moments
 from probenc_support.precision import wide
 from probenc_support.progress import Progress
+from probenc_support.shards import Shard, Shards
 
 MAX_GROUPS = 128
 """Most groups of text in which average probabilities are kept apart, for the bootstrap."""
@@ -52,6 +54,14 @@ _NOT_ARITHMETIC = ("_name_or_path", "transformers_version", "dtype", "torch_dtyp
 """Entries of a configuration that say where a model came from, not what it computes."""
 
 
+SAMPLE = 65536
+"""Most positions whose hidden states a `Detection` holds unless it is told otherwise."""
+
+
+_SEED = 0
+"""Of the draw of these positions."""
+
+
 _BATCH_POSITIONS = {"cpu": 1024, "cuda": 16384}
 
 
@@ -64,13 +74,15 @@ class Detection:
 
     N positions; logarithms are natural (nats). What has one entry for each token has those of
     `tokens`, in this order, as `Head.rows` does; names that end in `_rows` are indexed by token id
-    over all V rows of the head, padding included.
+    over all V rows of the head, padding included. What is a mean or a number of positions is over
+    all N. What has one entry for each position has those of `places`, m of them: all N, or an even
+    random draw where there are more than were to be kept.
     """
 
     h: Tensor
-    """[N, d] float32 hidden states that the head reads."""
+    """[m, d] float32 hidden states that the head reads."""
     z: Tensor
-    """[N] float64 log-partition, logsumexp over all rows of E h + b."""
+    """[m] float64 log-partition, logsumexp over all rows of E h + b."""
     tokens: Tensor
     """[n] int64, ascending: ids of the tokens."""
     log_a_rows: Tensor
@@ -79,22 +91,30 @@ class Detection:
     """[V] float64 average log-probability, mean_n log P(w|n); never above log_a (Jensen)."""
     log_a_groups_rows: Tensor
     """[G, V] float32 log of the average probability within each group of text."""
+    group_sizes: Tensor
+    """[G] int64 positions in each group of text, N in all."""
+    mean_target_log_p: float
+    """Mean log-probability of the targets, over all positions that have one; NaN if none has."""
+    places: Tensor
+    """[m] int64, ascending: which of the N positions of the text are kept; see `kept_places`."""
     group: Tensor
-    """[N] int64 group of each position: its document, or a few small ones together; see
-    `groups_of_text`."""
+    """[m] int64 group of each position: its document, or a few small ones together; see
+    `groups_of_text`. Of a sample, a small group may have no position."""
     block: Tensor
-    """[N] int64 block of each position."""
+    """[m] int64 block of each position."""
     targets: Tensor
-    """[N] int64 token of the text that is predicted: of a causal model the next one, and -1 at the
+    """[m] int64 token of the text that is predicted: of a causal model the next one, and -1 at the
     last position of a block; of a masked one the token that is masked."""
     target_log_p: Tensor
-    """[N] float64 log-probability of the target, NaN where there is none."""
+    """[m] float64 log-probability of the target, NaN where there is none."""
     seconds: float
     """Wall time of the pass when it was made."""
     peak_memory_mb: float
     """Largest resident memory of the process (GPU: allocated memory) when it was made."""
     from_cache: bool
     """Whether the whole pass was read from the cache."""
+    all_moments: Moments | None = None
+    """Of the hidden states at all N positions, where these are more than are kept; else None."""
 
     @cached_property
     def log_a(self) -> Tensor:
@@ -125,17 +145,27 @@ class Detection:
     @property
     def n_positions(self) -> int:
         """N."""
-        return int(self.z.shape[0])
+        return int(self.group_sizes.sum())
 
     @property
-    def group_sizes(self) -> Tensor:
-        """[G] int64 positions in each group."""
-        return torch.bincount(self.group, minlength=self.n_groups)
+    def n_kept(self) -> int:
+        """m, the positions whose hidden states are held; N where these are all."""
+        return len(self.h)
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether the hidden states at all N positions are held."""
+        return self.n_kept == self.n_positions
+
+    @cached_property
+    def moments(self) -> Moments:
+        """Mean and covariance of the hidden states at all N positions."""
+        return self.all_moments or Moments.of(self.h)
 
     @property
     def perplexity(self) -> float:
         """exp of the mean negative log-probability of the target, at least 1."""
-        return float(torch.exp(-self.target_log_p[self.targets >= 0].mean()))
+        return float(torch.exp(-torch.tensor(self.mean_target_log_p, dtype=torch.float64)))
 
     def y_of_groups(self, groups: Tensor) -> Tensor:
         """-log a over some groups only (indices may repeat: a bootstrap sample): [n] float64."""
@@ -153,82 +183,125 @@ def evenly(n: int, count: int) -> Tensor:
     return (2 * torch.arange(count) * (n - 1) + gaps) // (2 * gaps)
 
 
+def kept_places(n: int, sample: int = SAMPLE) -> Tensor:
+    """[m] int64, ascending: which of n positions a pass keeps the hidden states of.
+
+    All where these are no more than `sample`; else so many, drawn without replacement, each as
+    likely as any other. The draw is the same whenever the two numbers are.
+    """
+    if n <= sample:
+        return torch.arange(n)
+    generator = torch.Generator().manual_seed(_SEED)
+    return torch.randperm(n, generator=generator)[:sample].sort().values
+
+
 @torch.inference_mode()
 def detect(
     lm: LanguageModel,
     blocks: TokenBlocks,
     *,
     positions: str = "all",
+    sample: int = SAMPLE,
     cache: bool = True,
     progress: bool = True,
 ) -> Detection:
     """Runs the model over a corpus once and keeps what the analyses need.
 
+    Processes that make the same pass at the same time share the work, on one machine or on several
+    that share the cache.
+
     Args:
         positions: `all`, or `last`: only the last position of each block (the paper's few-example
             setting: one context, one distribution).
+        sample: most positions whose hidden states are held; see `kept_places`.
         cache: read and write the user's cache.
         progress: show a bar of text on stderr while it lasts: positions a second, time left.
 
     Raises:
-        InputError: `positions` is neither, or the cache cannot be written.
+        InputError: `positions` is neither, `sample` is below 1, or the cache cannot be written.
     """
-    if positions not in ("all", "last"):
-        raise InputError(f"positions is {positions!r}; use all or last.")
+    if sample < 1:
+        raise InputError(f"sample is {sample}; at least one position must be kept.")
     plan = _Plan.of(lm, blocks, positions)
+    sums = _Sums(plan, kept_places(plan.groups.numel(), sample))
     with Progress("pass", blocks.n_positions, "positions", shown=progress) as so_far:
         if not cache:
-            parts = [plan.compute(shard, so_far) for shard in plan.shards()]
-            return plan.assemble(parts, from_cache=False)
-        folder = caches.cache_dir() / "passes" / plan.key
-        with caches.locked(f"pass-{plan.key}"):
-            return _detect_cached(plan, folder, so_far)
+            for shard in plan.shards:
+                sums.add(plan.compute(shard, so_far))
+            return sums.detection(from_cache=False)
+        files = plan.files(so_far)
+        files.make(range(len(plan.shards)))
+        sums.know_moments(files)
+        for number in range(len(plan.shards)):
+            sums.add(files.read(number))
+        sums.keep_moments(files)
+    _settle(files)
+    return sums.detection(from_cache=files.made == 0)
 
 
-def _detect_cached(plan: "_Plan", folder: Path, progress: Progress) -> Detection:
-    """Reads the parts that are there and whole, makes the others, each written atomically."""
-    parts, made = [], 0
-    for number, shard in enumerate(plan.shards()):
-        path = folder / f"{number:05d}.safetensors"
-        part = _read(path)
-        if part is None:
-            part = plan.compute(shard, progress)
-            _write(path, part)
-            made += 1
-        else:
-            progress.skip(len(shard) * plan.length)
-        parts.append(part)
-    with caches.writing(folder):
-        os.utime(folder)
-    if made:
-        caches.shrink("passes", keep=folder)
-    return plan.assemble(parts, from_cache=made == 0)
+@dataclass(frozen=True)
+class Prepared:
+    """Part of a pass that was made ahead of time."""
+
+    n_shards: int
+    """Shards of the whole pass."""
+    n_own: int
+    """Shards of this part."""
+    n_made: int
+    """How many of these were made now; the others were there, or another process made them."""
+    n_there: int
+    """Shards of the whole pass that are in the cache now."""
+    seconds: float
+    """Wall time, with waiting for shards of this part that another process made."""
 
 
-def _checksum(part: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(part):
-        digest.update(name.encode())
-        digest.update(part[name].reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+@torch.inference_mode()
+def prepare(
+    lm: LanguageModel,
+    blocks: TokenBlocks,
+    *,
+    positions: str = "all",
+    part: tuple[int, int] = (1, 1),
+    progress: bool = True,
+) -> Prepared:
+    """Makes the i-th of n parts of a pass in the cache, where `detect` then finds it.
+
+    Args:
+        positions: see `detect`.
+        part: i and n, with i from 1. Every n-th shard belongs to a part; where there are fewer
+            shards than parts, some parts have none.
+        progress: see `detect`.
+
+    Raises:
+        InputError: see `detect`; or there is no such part.
+    """
+    i, n = part
+    if not 1 <= i <= n:
+        raise InputError(f"There is no part {i} of {n}; use 1 to {n}.")
+    started = time.perf_counter()
+    plan = _Plan.of(lm, blocks, positions)
+    own = range(i - 1, len(plan.shards), n)
+    size = sum(len(plan.shards[k]) for k in own) * plan.length
+    with Progress("pass", size, "positions", shown=progress) as so_far:
+        files = plan.files(so_far)
+        files.make(own)
+    _settle(files)
+    return Prepared(
+        n_shards=len(plan.shards),
+        n_own=len(own),
+        n_made=files.made,
+        n_there=sum(files.path(k).exists() for k in range(len(plan.shards))),
+        seconds=time.perf_counter() - started,
+    )
 
 
-def _write(path: Path, part: dict[str, Tensor]) -> None:
-    with caches.atomic_path(path) as temporary:
-        save_file(part, temporary, metadata={"sha256": _checksum(part)})
-
-
-def _read(path: Path) -> dict[str, Tensor] | None:
-    """A part of a pass, or None where there is none or it is damaged."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            part = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            whole = (file.metadata() or {}).get("sha256") == _checksum(part)
-    except (OSError, SafetensorError, ValueError):
-        whole, part = False, {}
-    if not whole and path.exists():
-        print(f"{path.name} in the cache is damaged; making it again.", file=sys.stderr)
-    return part if whole else None
+def _settle(files: Shards) -> None:
+    """Notes that a pass was used, and drops the oldest ones where all of them take too much."""
+    with caches.writing(files.folder):
+        files.folder.mkdir(parents=True, exist_ok=True)
+        os.utime(files.folder)
+    if files.made:
+        caches.shrink("passes", keep=files.folder)
 
 
 def _identity(lm: LanguageModel) -> list[Any]:
@@ -246,6 +319,41 @@ def _identity(lm: LanguageModel) -> list[Any]:
         *lm.kind.facts,
         [importlib.metadata.version(name) for name in _LIBRARIES],
     ]
+
+
+def states_of_blocks(
+    lm: LanguageModel,
+    blocks: TokenBlocks,
+    detection: Detection,
+    chosen: Tensor,
+    *,
+    positions: str = "all",
+) -> Tensor:
+    """[n, d] float32 hidden states of whole blocks, on the CPU: out of a pass of the model over all
+    of them, or read again where the pass keeps a sample.
+
+    Args:
+        chosen: [k] int64 numbers of blocks, ascending; positions: as of the pass.
+    """
+    if detection.keeps_all:
+        return detection.h[torch.isin(detection.block, chosen)]
+    return read(lm, blocks.ids[chosen], positions=positions).float().cpu()
+
+
+def groups_of_blocks(
+    lm: LanguageModel,
+    blocks: TokenBlocks,
+    detection: Detection,
+    chosen: Tensor,
+    *,
+    positions: str = "all",
+) -> Tensor:
+    """[n] int64 group of each position of whole blocks; the arguments are those of
+    `states_of_blocks`."""
+    if detection.keeps_all:
+        return detection.group[torch.isin(detection.block, chosen)]
+    n_predicted = lm.kind.n_predicted(blocks.ids.shape[1])
+    return groups_of_text(blocks, positions, n_predicted=n_predicted)[chosen].flatten()
 
 
 @torch.inference_mode()
@@ -312,11 +420,18 @@ class _Plan:
         self.n_blocks, self.length = blocks.ids.shape
         predicted = lm.kind.n_predicted(self.length)
         self.groups = groups_of_text(blocks, positions, n_predicted=predicted)
+        self.group_sizes = torch.bincount(self.groups.flatten())
         self.kind = lm.E.device.type
+        size = max(1, _SHARD_POSITIONS.get(self.kind, 2048) // self.length)
+        starts = range(0, self.n_blocks, size)
+        self.shards = [range(start, min(start + size, self.n_blocks)) for start in starts]
+        """Runs of blocks of about `_SHARD_POSITIONS` positions each."""
 
     @classmethod
     def of(cls, lm: LanguageModel, blocks: TokenBlocks, positions: str) -> "_Plan":
-        """Refuses blocks that the model cannot read."""
+        """Refuses blocks that the model cannot read, and positions that there are not."""
+        if positions not in ("all", "last"):
+            raise InputError(f"positions is {positions!r}; use all or last.")
         if blocks.ids.shape[1] > lm.context_length:
             raise InputError(
                 f"sequence_length {blocks.ids.shape[1]} is longer than the context of {lm.name}, "
@@ -330,20 +445,19 @@ class _Plan:
         """Names the pass by everything that its numbers depend on."""
         facts = [
             _VERSION, _identity(self.lm), self.blocks.hash, list(self.blocks.ids.shape),
-            self.positions, self.kind, self._group_sizes(),
+            self.positions, self.kind, self.group_sizes.tolist(),
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
-    def _group_sizes(self) -> list[int]:
-        return torch.bincount(self.groups.flatten()).tolist()
+    def files(self, progress: Progress) -> Shards:
+        """The shards in the user's cache; tells `progress` what is computed and what was there."""
+        return Shards(
+            caches.cache_dir() / "passes" / self.key,
+            lambda number: self.compute(self.shards[number], progress),
+            lambda number: progress.skip(len(self.shards[number]) * self.length),
+        )
 
-    def shards(self) -> Iterator[range]:
-        """Runs of blocks of about `_SHARD_POSITIONS` positions each."""
-        size = max(1, _SHARD_POSITIONS.get(self.kind, 2048) // self.length)
-        for start in range(0, self.n_blocks, size):
-            yield range(start, min(start + size, self.n_blocks))
-
-    def compute(self, shard: range, progress: Progress) -> dict[str, Tensor]:
+    def compute(self, shard: range, progress: Progress) -> Shard:
         """The pass over some blocks."""
         started = time.perf_counter()
         rows = torch.arange(shard.start, shard.stop)
@@ -357,7 +471,7 @@ class _Plan:
             zs.append(sums.add(kept[(part["group"] == group).to(kept.device)]))
             log_sums.append(sums.log_a + math.log(sums.n))
             log_p_sums.append(sums.mean_log_p * sums.n)
-        part["h"], part["z"] = kept.float().cpu(), torch.cat(zs).cpu()
+        part["h"], part["z"] = _compact(kept, self.lm.dtype).cpu(), torch.cat(zs).cpu()
         part["log_sum_groups"] = torch.stack(log_sums).float().cpu()
         part["log_sum"] = torch.logsumexp(torch.stack(log_sums), dim=0).cpu()
         part["log_p_sum"] = torch.stack(log_p_sums).sum(dim=0).cpu()
@@ -385,34 +499,119 @@ class _Plan:
             logits = logits + wide(self.lm.b[known])
         return torch.where(targets >= 0, logits.cpu() - z, torch.nan)
 
-    def assemble(self, parts: list[dict[str, Tensor]], *, from_cache: bool) -> Detection:
-        """One `Detection` from the parts of a pass."""
-        n = sum(len(part["z"]) for part in parts)
-        joined = {
-            name: torch.cat([part[name] for part in parts])
-            for name in ("h", "z", "group", "block", "targets", "target_log_p")
-        }
-        log_sum = torch.logsumexp(torch.stack([part["log_sum"] for part in parts]), dim=0)
+
+def _compact(h: Tensor, dtype: torch.dtype) -> Tensor:
+    """Hidden states in the half precision `dtype` of a model's body where that loses nothing, since
+    the body gave them so; in float32 otherwise."""
+    if dtype in (torch.bfloat16, torch.float16):
+        half = h.to(dtype)
+        if torch.equal(half.to(h.dtype), h):
+            return half
+    return h.float()
+
+
+_ROWS = ("h", "z", "group", "block", "targets", "target_log_p")
+"""What a shard has for each of its positions, by the names of `Detection`."""
+
+
+_AT_ONCE = 32
+"""Sums of so many shards are added in one step."""
+
+
+class _Sums:
+    """What the shards of a pass leave together; they are added in the order of the text.
+
+    Besides one shard it holds the positions that are kept, and a few times V numbers.
+    """
+
+    def __init__(self, plan: _Plan, places: Tensor) -> None:
+        self.plan, self.places = plan, places
+        self.n = 0
+        self.every = len(places) == plan.groups.numel()
+        self.rows: dict[str, Tensor] = {}
+        self.log_sums: list[Tensor] = []
+        self.log_p_sums: list[Tensor] = []
+        self.log_sum_groups = torch.full((len(plan.group_sizes), plan.lm.V), -torch.inf)
+        self.target_log_p_sum, self.n_targets = torch.zeros((), dtype=torch.float64), 0
+        self.moments: Moments | None = None
+        self.moments_known = self.every
+        self.seconds = self.peak_memory_mb = 0.0
+
+    def add(self, part: Shard) -> None:
+        """Adds the next shard."""
+        self._keep(part)
+        known = part["targets"] >= 0
+        self.target_log_p_sum += part["target_log_p"][known].sum()
+        self.n_targets += int(known.sum())
+        for sums, join, name in (
+            (self.log_sums, torch.logsumexp, "log_sum"),
+            (self.log_p_sums, torch.sum, "log_p_sum"),
+        ):
+            sums.append(part[name].clone())  # a part of a file would hold the whole in memory
+            if len(sums) == _AT_ONCE:
+                sums[:] = [join(torch.stack(sums), dim=0)]
+        groups = part["groups"]
+        self.log_sum_groups[groups] = torch.logaddexp(
+            self.log_sum_groups[groups], part["log_sum_groups"]
+        )
+        if not self.moments_known:
+            self.moments = Moments.pool([*filter(None, [self.moments]), *_moments(part["h"])])
+        self.seconds += float(part["seconds"])
+        self.peak_memory_mb = max(self.peak_memory_mb, float(part["peak_memory_mb"]))
+
+    def _keep(self, part: Shard) -> None:
+        """Takes the positions out of a shard that are kept of the pass."""
+        stop = self.n + len(part["z"])
+        start_row, stop_row = torch.searchsorted(self.places, torch.tensor([self.n, stop])).tolist()
+        inside = self.places[start_row:stop_row] - self.n
+        for name in _ROWS:
+            given = part[name].float() if name == "h" else part[name]
+            if name not in self.rows:
+                self.rows[name] = given.new_empty((len(self.places), *given.shape[1:]))
+            self.rows[name][start_row:stop_row] = given if self.every else given[inside]
+        self.n = stop
+
+    def know_moments(self, files: Shards) -> None:
+        """Reads the moments of all positions where an earlier process left them."""
+        kept = None if self.moments_known else shards.read(files.folder / _MOMENTS)
+        if kept is not None:
+            self.moments = Moments(int(kept["n"]), kept["mean"], kept["cov"])
+            self.moments_known = True
+
+    def keep_moments(self, files: Shards) -> None:
+        """Leaves them for the next, since they cost d^2 a position."""
+        if self.moments is not None and not self.moments_known:
+            n, mean, cov = self.moments.n, self.moments.mean, self.moments.cov
+            shards.write(files.folder / _MOMENTS, {"n": torch.tensor(n), "mean": mean, "cov": cov})
+
+    def detection(self, *, from_cache: bool) -> Detection:
+        """What all shards leave, once they are added."""
+        sizes = self.plan.group_sizes
+        known = self.rows["target_log_p"][self.rows["targets"] >= 0]
+        mean = known.mean() if self.every else self.target_log_p_sum / self.n_targets
         return Detection(
-            **joined,
-            tokens=self.lm.tokens.cpu(),
-            log_a_groups_rows=_log_a_groups(parts, torch.bincount(joined["group"])),
-            log_a_rows=log_sum - math.log(n),
-            mean_log_p_rows=torch.stack([p["log_p_sum"] for p in parts]).sum(dim=0) / n,
-            seconds=sum(float(part["seconds"]) for part in parts),
-            peak_memory_mb=max(float(part["peak_memory_mb"]) for part in parts),
+            **self.rows,
+            tokens=self.plan.lm.tokens.cpu(),
+            log_a_groups_rows=self.log_sum_groups.sub_(sizes.double().log().float()[:, None]),
+            log_a_rows=torch.logsumexp(torch.stack(self.log_sums), dim=0) - math.log(self.n),
+            mean_log_p_rows=torch.stack(self.log_p_sums).sum(dim=0) / self.n,
+            group_sizes=sizes,
+            mean_target_log_p=float(mean),
+            places=self.places,
+            seconds=self.seconds,
+            peak_memory_mb=self.peak_memory_mb,
             from_cache=from_cache,
+            all_moments=self.moments,
         )
 
 
-def _log_a_groups(parts: list[dict[str, Tensor]], sizes: Tensor) -> Tensor:
-    """[G, V] float32 from the sums of every part; a group may lie in several."""
-    V = parts[0]["log_sum_groups"].shape[1]
-    sums = torch.full((len(sizes), V), -torch.inf)
-    for part in parts:
-        groups = part["groups"]
-        sums[groups] = torch.logaddexp(sums[groups], part["log_sum_groups"])
-    return sums - sizes.double().log().float()[:, None]
+_MOMENTS = "moments.safetensors"
+"""Name of the file with the moments of all positions of a pass, beside its shards."""
+
+
+def _moments(h: Tensor) -> list[Moments]:
+    """Of hidden states h [n, d], some rows at a time, since float64 takes four times their room."""
+    return [Moments.of(rows) for rows in h.split(2048)]
 
 
 def peak_memory_mb(device: torch.device) -> float:

@@ -1,5 +1,7 @@
 """Passes of which every number is known: random heads and hidden states, softmax by brute force."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -38,6 +40,9 @@ def detection(of: Head, h: Tensor, group: Tensor) -> Detection:
         log_a_rows=mean_p(of, h).log(),
         mean_log_p_rows=log_p.mean(dim=0),
         log_a_groups_rows=torch.stack(groups),
+        group_sizes=torch.bincount(group),
+        mean_target_log_p=math.nan,
+        places=torch.arange(len(h)),
         group=group,
         block=torch.arange(len(h)) // 10,
         targets=none,

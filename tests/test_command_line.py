@@ -56,7 +56,7 @@ def run(
     return command
 
 
-COMMANDS = ("models", "fetch", "run", "steer", "prune", "train", "cache", "doctor")
+COMMANDS = ("models", "fetch", "run", "detect", "steer", "prune", "train", "cache", "doctor")
 
 
 def test_every_command_has_help(run: Run, run_as_typed: Run) -> None:
@@ -167,6 +167,60 @@ def test_unknown_models_and_notebooks(
     done = run("run", "--model", str(tiny_folder), "--notebook", "99")
     _refused(done, "There is no notebook '99'", folder)
     _refused(run("fetch", "nobody/nothing"), "cannot be reached", folder)
+
+
+def test_passes_made_ahead_of_time_are_those_that_a_notebook_reads(
+    run: Run, tmp_path: Path, tiny_folder: Path, text_file: Path
+) -> None:
+    words = ("--model", str(tiny_folder), "--corpus", str(text_file), "built-in.txt")
+    words += ("--n-positions", "2600", "--sequence-length", "26")
+    (tmp_path / "built-in.txt").write_text("Of other words. " * 9000, encoding="utf-8")
+    second = run("detect", *words, "--shard", "2/2")
+    assert second.returncode == 0, second.stderr
+    assert [line.split(": ", 1)[1][:37] for line in second.stdout.splitlines()] == [
+        "part 2 of 2: 1 of its 1 shards were m"
+    ] * 2
+    assert second.stdout.count("of all 2 shards of the pass 1 are in the cache") == 2
+    whole = run("detect", *words)
+    lines = whole.stdout.splitlines()
+    assert len(lines) == 2
+    for line in lines:
+        assert re.search(
+            r": 2,600 positions, perplexity [\d.]+; [\d.]+ s, [\d,]+ pos.*second$", line
+        )
+    assert run("detect", *words).stdout.count("(read from the cache)") == 2
+
+    before = sorted((tmp_path / "cache" / "passes").iterdir())
+    assert len(before) == 2
+    stamps = [path.stat().st_mtime_ns for folder in before for path in folder.glob("*.safetensors")]
+    folder = tmp_path / "out"
+    done = run(
+        "run", "--model", str(tiny_folder), "--notebook", "01", "--results-dir", str(folder),
+        "--corpus", str(text_file), "--eval-corpus", "built-in.txt", "-p", "n_positions", "2600",
+        "-p", "sequence_length", "26", "-p", "n_bootstrap", "20",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert sorted((tmp_path / "cache" / "passes").iterdir()) == before
+    now = [path.stat().st_mtime_ns for folder in before for path in folder.glob("*.safetensors")]
+    assert now == stamps
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--shard", "0/4"), "--shard is '0/4'; write it as 2/4"),
+        (("--shard", "5/4"), "--shard is '5/4'; write it as 2/4"),
+        (("--shard", "x"), "--shard is 'x'; write it as 2/4"),
+        (("--positions", "first"), "use one of all, last"),
+        (("--n-positions", "8"), "--n-positions (8) must be at least --sequence-length"),
+        (("--corpus", "missing.txt", "--sequence-length", "32"), "no corpus 'missing.txt'"),
+        (("--sequence-length", "128"), "model's context of 64"),
+    ],
+)
+def test_passes_that_cannot_be_are_refused(
+    run: Run, tmp_path: Path, tiny_folder: Path, words: Any, message: str
+) -> None:
+    _refused(run("detect", "--model", str(tiny_folder), *words), message, tmp_path)
 
 
 def test_cache_that_cannot_be_written(run: Run, tmp_path: Path, tiny_folder: Path) -> None:

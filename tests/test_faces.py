@@ -21,7 +21,7 @@ FACES = sorted(p.parent.relative_to(PACKAGE).as_posix() for p in PACKAGE.glob("*
 
 SHARED = {
     "cache", "errors", "head", "moments", "names", "precision", "progress", "quantisation",
-    "roster", "wheels",
+    "roster", "shards", "wheels",
 }  # fmt: skip
 """What every room may use."""
 
@@ -40,7 +40,9 @@ FLOORS = (
 )
 """From the ground up: a room uses itself and rooms of lower floors."""
 
-WITHOUT_TORCH = SHARED - {"head", "moments", "precision", "quantisation"} | {"runs", "claims"}
+WITHOUT_TORCH = (SHARED | {"runs", "claims"}) - {
+    "head", "moments", "precision", "quantisation", "shards",
+}  # fmt: skip
 """Rooms that tools of the book import, for which a second of loading torch is too long."""
 
 

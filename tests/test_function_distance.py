@@ -64,7 +64,7 @@ def test_a_model_is_at_no_distance_from_itself(style: str) -> None:
     assert found.kl_sums.sum() / found.sizes.sum() == pytest.approx(found.kl)
     assert found.sizes.sum() == 40
     logits = [
-        models.logits(m, blocks.ids).flatten(0, 1)[final.chosen].double() for m in (lm, other)
+        models.logits(m, blocks.ids).flatten(0, 1)[final.places].double() for m in (lm, other)
     ]
     P, Q = (torch.log_softmax(each, 1) for each in logits)
     assert found.kl == pytest.approx(float((P.exp() * (P - Q)).sum(1).mean()), rel=1e-3)

@@ -20,6 +20,7 @@ import pytest
 import tiny
 import yaml
 
+from probenc_support.__main__ import _parser
 from probenc_support.errors import InputError
 from probenc_support.runs import execute, matrix
 
@@ -71,6 +72,19 @@ for kind in ("provenance", "metrics"):
     time.sleep(0.3)
     path = pathlib.Path(results_dir) / f"{name}.{{kind}}.json"
     path.write_text(json.dumps({{"rows": 1}}))
+"""
+
+READS = """import json, pathlib
+from probenc_support import corpora, inference, models
+
+lm = models.load(model)
+blocks = corpora.blocks(
+    corpus, lm.tokenizer, n_positions=n_positions, sequence_length=sequence_length
+)
+detection = inference.detect(lm, blocks)
+for kind in ("provenance", "metrics"):
+    path = pathlib.Path(results_dir) / f"{name}.{{kind}}.json"
+    path.write_text(json.dumps({{"from_cache": int(detection.from_cache)}}))
 """
 
 LIGHT = {
@@ -451,6 +465,34 @@ def test_cluster_profiles_plan_every_cell(light: Path, profile: str) -> None:
     assert not pages(light)
 
 
+def test_passes_are_divided_among_jobs_before_the_cells_that_read_them(tmp_path: Path) -> None:
+    folder = repository(
+        tmp_path / "book",
+        [str(tiny.save(tmp_path / "tiny"))],
+        {"01_one": READS, "02_two": READS, "03_three": WRITES},
+    )
+    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    (folder / "prose.txt").write_text(tiny.prose(), encoding="utf-8")
+    config["parameters"] = {"corpus": "prose.txt", "n_positions": 8192, "sequence_length": 32}
+    config["notebook_parameters"] = {}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+
+    command = [sys.executable, "-m", "snakemake", "cells", "--cores", "1", "--dry-run"]
+    plan = subprocess.run(
+        command, cwd=folder, env=environment(folder), capture_output=True, text=True, check=True
+    )
+    assert "of the pass" not in plan.stdout, "by default there is no such job"
+
+    done = make(folder, "--", "--config", "pass_shards=2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    runs = folder / execute.RUNS / "tiny"
+    ticks = sorted(path.name for path in runs.glob(".pass-*"))
+    assert [tick[-7:] for tick in ticks] == ["-1-of-2", "-2-of-2"], "one pass, which two cells read"
+    read = {path.name[:2]: json.loads(path.read_text()) for path in runs.glob("*.metrics.json")}
+    assert read == {"01": {"from_cache": 1}, "02": {"from_cache": 1}, "03": {"rows": 1}}
+    assert len(list((folder / "cache" / "passes").rglob("*.safetensors"))) == 4
+
+
 # ----------------------------------------------------------------------------- the matrix as data
 
 
@@ -472,6 +514,29 @@ def test_parameters_and_resources_come_in_layers() -> None:
     assert first.resources == {"mem_mb": 1, "gpu": 1}
     assert second.parameters == {"corpus": "docstrings", "seed": 1, "runs_dir": "x"}
     assert second.page == Path("book/runs/b/06_across_models.ipynb")
+
+
+def test_a_cell_tells_detect_what_its_pass_depends_on() -> None:
+    parameters = {"corpus": "a b.txt", "eval_corpus": "bible", "n_positions": 512, "seed": 3}
+    cell = matrix.Cell("m", "m", "01_log_linear_fit", {**parameters, "device": ""}, {})
+    words = matrix.pass_arguments(cell)
+    assert words == ["--model", "m", "--corpus", "a b.txt", "bible", "--n-positions", "512"]
+    follows_training = matrix.Cell("m", "m", "05_training_dynamics", parameters, {})
+    assert matrix.pass_arguments(follows_training) == []
+
+
+def test_detect_has_the_defaults_of_the_notebooks() -> None:
+    """So that the passes that it makes are those that they read."""
+    told = _parser(training=False).parse_args(["detect", "--model", "m"])
+    book = nbformat.read(ROOT / "notebooks" / "01_log_linear_fit.ipynb", as_version=4)
+    (given,) = (c.source for c in book.cells if "parameters" in c.metadata.get("tags", []))
+    defaults: dict[str, Any] = {}
+    exec(given, defaults)
+    assert told.corpus == [defaults["corpus"]]
+    for name in (
+        "revision", "first_token", "n_positions", "sequence_length", "positions", "device", "dtype",
+    ):  # fmt: skip
+        assert getattr(told, name) == defaults[name], name
 
 
 def test_the_books_own_matrix_names_parameters_that_its_notebooks_have() -> None:

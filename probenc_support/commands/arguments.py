@@ -1,4 +1,4 @@
-"""What can be said to `steer`, `prune` and `train` on the command line."""
+"""What can be said to `detect`, `steer`, `prune` and `train` on the command line."""
 
 import argparse
 import math
@@ -89,16 +89,67 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", help="folder for the checkpoints (default: in the cache)")
 
 
-def _add_model(parser: argparse.ArgumentParser) -> None:
+def add_detect(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `detect`, with the defaults of the notebooks' parameters."""
+    parser.epilog = (
+        "Several processes, also on machines that share the cache, may make one pass: each makes "
+        "shards that no other is making. --shard divides it beforehand."
+    )
+    _add_model(parser, dtype="in which precision the model is loaded")
+    parser.add_argument(
+        "--corpus", nargs="+", default=["docstrings"], metavar="CORPUS",
+        help="text that is read (default docstrings); those after the first are taken without what "
+        "shares text with the first, as the notebooks take eval_corpus",
+    )  # fmt: skip
+    parser.add_argument(
+        "--n-positions", type=int, default=16384, help="positions of each (default 16384)"
+    )
+    parser.add_argument(
+        "--sequence-length", type=int, default=256, help="tokens in a block (default 256)"
+    )
+    parser.add_argument(
+        "--positions", default="all", help="all (default), or the last of each block"
+    )
+    parser.add_argument(
+        "--shard", default="1/1", metavar="I/N", help="make the I-th of N parts alone, such as 2/4"
+    )
+    add_gpus(parser)
+
+
+def add_gpus(parser: argparse.ArgumentParser) -> None:
+    """The number of GPUs that a run takes for itself."""
+    parser.add_argument(
+        "--gpus", type=int, default=0, metavar="N",
+        help="take N free GPUs of this machine, or wait for them (default 0: all that are visible)",
+    )  # fmt: skip
+
+
+def part(shard: str) -> tuple[int, int]:
+    """i and n of `i/n`, the i-th of n parts.
+
+    Raises:
+        InputError: it names no such part.
+    """
+    i, _, n = shard.partition("/")
+    if not (i.isdecimal() and n.isdecimal() and 1 <= int(i) <= int(n)):
+        raise InputError(
+            f"--shard is {shard!r}; write it as 2/4, which is the second of four parts."
+        )
+    return int(i), int(n)
+
+
+def _add_model(
+    parser: argparse.ArgumentParser,
+    *,
+    dtype: str = "in which precision the model is loaded and written",
+) -> None:
     parser.add_argument("--model", required=True, help="roster name, hub id, folder or .gguf")
     parser.add_argument("--revision", default="", help="branch, tag, commit or checkpoint")
     parser.add_argument(
         "--first-token", default="auto", help="read before every text: auto, none, or a token"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
-    parser.add_argument(
-        "--dtype", default="auto", help="in which precision the model is loaded and written"
-    )
+    parser.add_argument("--dtype", default="auto", help=dtype)
 
 
 def _add_text(parser: argparse.ArgumentParser) -> None:
@@ -152,6 +203,15 @@ def check(options: argparse.Namespace) -> None:
         InputError: names the first of them.
     """
     chosen(options.gguf_type, GGUF_TYPES, "type")
+    check_sizes(options)
+
+
+def check_sizes(options: argparse.Namespace) -> None:
+    """Refuses fewer positions than one block has.
+
+    Raises:
+        InputError: there is not one block of at least two tokens.
+    """
     if options.sequence_length < 2 or options.n_positions < options.sequence_length:
         raise InputError(
             f"--n-positions ({options.n_positions}) must be at least --sequence-length "

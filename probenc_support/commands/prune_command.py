@@ -16,7 +16,6 @@ from probenc_support.errors import InputError
 from probenc_support.head import Head
 from probenc_support.inference import Detection
 from probenc_support.models import LanguageModel
-from probenc_support.moments import Moments
 from probenc_support.pruning import (
     Basis,
     Divergences,
@@ -66,7 +65,9 @@ def run(options: argparse.Namespace, out: Path) -> None:
         length = min(options.sequence_length, lm.context_length)
         apart = pruning.parts_of_text(
             lm, options.corpus,
-            n_fitted=options.n_positions, n_judging=options.n_positions // 4,
+            n_fitted=options.n_positions,
+            # All that judge are compared with the written model, so a pass must keep all of them.
+            n_judging=min(options.n_positions // 4, inference.SAMPLE // length * length),
             sequence_length=length,
         )  # fmt: skip
         basis = _basis(lm, options.method, apart, removed)
@@ -111,7 +112,7 @@ def _removed(share: float, d: int) -> int:
 def _basis(lm: LanguageModel, method: str, apart: Parts, removed: int) -> Basis:
     """The basis of a method, without a shift where the head has no bias to hold it."""
     detection = inference.detect(lm, apart.fitted)
-    moments = Moments.of(detection.h)
+    moments = detection.moments
     if lm.own_bias is None:
         moments = whole_head.about_origin(moments)
     if method == "paper":

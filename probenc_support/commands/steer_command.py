@@ -203,7 +203,7 @@ def _came(
     for text, column in ((fitted, "came"), (elsewhere, "came elsewhere")):
         before = text.detection.log_a_rows[tokens].exp()
         after, perplexity = reloaded.mean_probabilities(
-            loaded, text.blocks, tokens, text.detection.targets
+            loaded, text.blocks, tokens, models.targets(loaded, text.blocks.ids).flatten()
         )
         table = table.assign(**{column: (after / before).tolist()})
     return table, facts | {"perplexity_elsewhere": perplexity}

@@ -44,8 +44,8 @@ class Final:
 
     predictions: Predictions
     """At the positions that are judged."""
-    chosen: Tensor
-    """[n] these positions."""
+    places: Tensor
+    """[n] these positions, by their place in the text."""
     group: Tensor
     """[n] group of documents of each."""
     n_groups: int
@@ -65,10 +65,11 @@ class Final:
         """From the last checkpoint and its pass over the text.
 
         Args:
-            predictions: the model's at the positions `chosen` [n] of the text.
+            predictions: the model's at `chosen` [n] of the positions that the pass keeps.
         """
-        layers = layer_states(lm, blocks, chosen)
-        return cls(predictions, chosen, detection.group[chosen], detection.n_groups, layers)
+        places = detection.places[chosen]
+        layers = layer_states(lm, blocks, places)
+        return cls(predictions, places, detection.group[chosen], detection.n_groups, layers)
 
     def compare(
         self,
@@ -81,7 +82,7 @@ class Final:
         """Measures a checkpoint of the same run by its predictions at the same positions."""
         kl = divergence(self.predictions, predictions)
         sums = torch.zeros(self.n_groups, dtype=torch.float64).index_add_(0, self.group, kl)
-        layers = layer_states(lm, blocks, self.chosen)
+        layers = layer_states(lm, blocks, self.places)
         return FunctionDistance(
             step=step,
             kl=float(kl.mean()),

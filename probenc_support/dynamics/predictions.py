@@ -31,7 +31,7 @@ class Predictions:
 
     @classmethod
     def of(cls, lm: LanguageModel, detection: Detection, chosen: Tensor) -> "Predictions":
-        """From a pass of the model over the text, at some of its positions [n]."""
+        """From a pass of the model over the text, at some of the positions that it keeps [n]."""
         return cls(lm.head, detection.h[chosen], detection.z[chosen])
 
     @torch.inference_mode()
@@ -56,5 +56,5 @@ class Predictions:
 
 
 def positions(detection: Detection, n: int = 2048) -> Tensor:
-    """[n] positions of a pass, evenly spread; all of them where there are fewer."""
-    return evenly(detection.n_positions, min(n, detection.n_positions))
+    """[n] of the positions that a pass keeps, evenly spread; all of them where there are fewer."""
+    return evenly(detection.n_kept, min(n, detection.n_kept))

@@ -22,7 +22,6 @@ from probenc_support.inference import Detection, detect
 from probenc_support.models import LanguageModel, checkpoints, readings, training
 from probenc_support.models.checkpoints import TrainingRun
 from probenc_support.models.interventions import Intervention, Projected, Several
-from probenc_support.moments import Moments
 from probenc_support.pruning import orders, whole_head
 
 INTACT = "intact"
@@ -92,7 +91,7 @@ def heads(lm: LanguageModel, detection: Detection, *, share: float, seed: int) -
         seed: of the random order.
     """
     (removed,) = pruning.levels([share], lm.d)
-    moments = Moments.of(detection.h)
+    moments = detection.moments
     slopes = torch.as_tensor(regression.fit_tokens(lm, detection).slopes)
     order = orders.ascending(orders.slope_scores(slopes))
     weights = pruning.power_weights(detection.log_a_rows, 0.5)

@@ -16,7 +16,7 @@ import pandas as pd
 
 from probenc_support import cache, names
 from probenc_support.corpora import TokenBlocks
-from probenc_support.inference import MIN_DOCUMENTS, draws_documents, peak_memory_mb
+from probenc_support.inference import MIN_DOCUMENTS, SAMPLE, draws_documents, peak_memory_mb
 from probenc_support.models import LanguageModel
 from probenc_support.models.runtime import resolve_device
 from probenc_support.notebook.parameters import Parameters
@@ -45,6 +45,12 @@ class Results:
             _warn("first token", lm.probe.warning)
         if blocks and not draws_documents(blocks, parameters.positions):
             _warn("intervals", _few_documents(blocks))
+        if lm and blocks and (n := _n_positions(lm, blocks, parameters.positions)) > SAMPLE:
+            _say(
+                f"Averages are over all {n:,} positions of `{blocks.corpus}`. What needs single "
+                f"hidden states, such as theory, steering and pruning, has those of {SAMPLE:,} "
+                "positions, drawn evenly at random."
+            )
         self._metrics: dict[str, float | int] = {}
 
     def _claim(self, suffix: str) -> Path:
@@ -127,6 +133,12 @@ def _say(words: str) -> None:
     from IPython.display import Markdown, display
 
     display(Markdown(words))  # type: ignore[no-untyped-call]
+
+
+def _n_positions(lm: LanguageModel, blocks: TokenBlocks, positions: str) -> int:
+    """Positions of a pass over some blocks."""
+    n_blocks, length = blocks.ids.shape
+    return n_blocks * (1 if positions == "last" else lm.kind.n_predicted(length))
 
 
 def _few_documents(blocks: TokenBlocks) -> str:

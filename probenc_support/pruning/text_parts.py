@@ -53,13 +53,21 @@ def parts_of_text(
         n_fitted: positions to fit on; n_judging: to judge on; n_further: to tune on besides.
 
     Raises:
-        InputError: the text is too short, or two parts share text.
+        InputError: the text is too short, two parts share text, or more positions are to judge than
+            a pass keeps, all of which judge.
     """
     sizes = [n_fitted, n_judging, N_VALIDATION] + [n_further] * (n_further > 0)
+    sizes = [-(-n // sequence_length) * sequence_length for n in sizes]
+    if sizes[1] > inference.SAMPLE:
+        raise InputError(
+            f"{n_judging:,} positions are too many to judge on, since a pass keeps the hidden "
+            f"states of {inference.SAMPLE:,}: give a smaller n_evaluation, of which four times as "
+            "many are read."
+        )
     apart = corpora.parts(
         corpus,
         lm.tokenizer,
-        sizes=[-(-n // sequence_length) * sequence_length for n in sizes],
+        sizes=sizes,
         sequence_length=sequence_length,
         context_length=lm.context_length,
     )
@@ -103,5 +111,7 @@ def read_elsewhere(
 
 
 def thinned(n: int, wanted: int) -> Tensor:
-    """Every k-th of n positions, [m] int64, with the k that leaves `wanted` of them or few more."""
-    return torch.arange(0, n, max(1, n // wanted))
+    """Every k-th of the positions that a pass over n positions keeps by default, [m] int64, with
+    the k that leaves `wanted` of them or few more."""
+    kept = min(n, inference.SAMPLE)
+    return torch.arange(0, kept, max(1, kept // wanted))

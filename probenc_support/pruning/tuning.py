@@ -61,7 +61,7 @@ class Tuned:
     checks: list[Check]
     """Held-out divergence along the way; the factors are those of the lowest."""
     n_positions: int
-    """Positions of the calibration text."""
+    """Positions of the calibration text that are drawn from."""
     n_drawn: int
     """Positions that the steps read, with repetition."""
     seconds: float
@@ -86,7 +86,8 @@ class _Calibration:
     def of(cls, detections: Sequence[Detection]) -> "_Calibration":
         h, a = [], []
         for detection in detections:
-            for group in range(detection.n_groups):
+            # A small group may have no position in a sample.
+            for group in detection.group.unique().tolist():
                 h.append(detection.h[detection.group == group])
                 a.append(detection.log_a_groups_rows[group])
         return cls(h, [log_a.exp() for log_a in a])
@@ -299,7 +300,7 @@ def tune(
             began = time.perf_counter()
             rank.step(sample, number)
             rank.seconds += shared + time.perf_counter() - began
-    n_positions = sum(d.n_positions for d in calibration)
+    n_positions = sum(d.n_kept for d in calibration)
     return {
         removed: Tuned(*rank.best, rank.checks, n_positions, rank.n_steps * batch, rank.seconds)
         for removed, rank in ranks.items()

@@ -64,16 +64,16 @@ class Halves:
     @classmethod
     def by_lot(cls, detection: Detection, *, seed: int = 0) -> "Halves":
         """Documents drawn at random into the halves; see the function of this name."""
-        return cls(detection, *by_lot(detection.group, seed=seed))
+        return cls(detection, *by_lot(torch.arange(detection.n_groups), seed=seed))
 
     @classmethod
     def in_order(cls, detection: Detection) -> "Halves":
         """The first half of the text and the second one; see the function of this name."""
-        return cls(detection, *in_order(detection.group))
+        return cls(detection, *in_order(torch.arange(detection.n_groups)))
 
     @cached_property
     def in_fitting(self) -> Tensor:
-        """[N] bool, whether each position lies in the first half."""
+        """[m] bool, whether each position that the pass keeps lies in the first half."""
         return torch.isin(self.detection.group, self.fitting)
 
     @cached_property

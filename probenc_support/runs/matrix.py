@@ -38,6 +38,26 @@ class Cell:
         return execute.RUNS / self.slug / f"{self.notebook}.ipynb"
 
 
+_OF_PASS = (
+    "revision", "n_positions", "sequence_length", "positions", "first_token", "device", "dtype",
+)  # fmt: skip
+"""Parameters that a pass depends on, besides model and corpora."""
+
+
+def pass_arguments(cell: Cell) -> list[str]:
+    """What `python -m probenc_support detect` is told so that it makes the passes of a cell over
+    its corpus and eval_corpus; empty where its notebook makes none."""
+    if "inference.detect(" not in execute.source(cell.notebook).read_text(encoding="utf-8"):
+        return []
+    given = cell.parameters
+    named = (given.get("corpus", "docstrings"), given.get("eval_corpus"))
+    words = ["--model", cell.model, "--corpus", *(str(name) for name in named if name)]
+    for name in _OF_PASS:
+        if given.get(name):
+            words += [f"--{name.replace('_', '-')}", str(given[name])]
+    return words
+
+
 def cells(config: Mapping[str, Any]) -> list[Cell]:
     """The matrix that a configuration (`config.yaml` and the command line's MODELS) asks for.
 

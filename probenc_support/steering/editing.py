@@ -16,7 +16,6 @@ from probenc_support.errors import InputError
 from probenc_support.head import Head
 from probenc_support.inference import Detection
 from probenc_support.models import LanguageModel
-from probenc_support.moments import Moments
 from probenc_support.precision import wide, wide_device
 from probenc_support.steering.closed_form import log_mean
 from probenc_support.steering.directions import choose_ridge, min_variance, moments_of_runs
@@ -104,7 +103,7 @@ def default_detection(lm: LanguageModel) -> Detection:
 
 def default_direction(detection: Detection) -> Tensor:
     """[d] minimum variance, its ridge chosen on runs of positions that are left out of the fit."""
-    return min_variance(Moments.of(detection.h), choose_ridge(moments_of_runs(detection.h)))
+    return min_variance(detection.moments, choose_ridge(moments_of_runs(detection.h)))
 
 
 def _wanted(lm: LanguageModel, scales: Mapping[str | int, float]) -> tuple[Tensor, Tensor]:

@@ -61,9 +61,10 @@ def errors_by_size(
     """Errors of directions from few positions, drawn at random from the detecting text.
 
     Args:
+        detection: of the detecting text; positions are drawn from those that it keeps.
         test: other documents, on which they are judged.
         tokens: [K] edited one at a time by the linear rule, to `scale`.
-        sizes: numbers of positions; all of them are added.
+        sizes: numbers of positions; all that are kept are added.
         n_draws: draws for each of `sizes`.
 
     Returns:
@@ -74,7 +75,7 @@ def errors_by_size(
     step = math.log(scale)
     elsewhere = _Judge(lm, test, tokens, step)
     tables = []
-    for n, draw, chosen in _draws(detection.n_positions, sizes, n_draws, seed):
+    for n, draw, chosen in _draws(detection.n_kept, sizes, n_draws, seed):
         h, z = detection.h[chosen], detection.z[chosen]
         whole = n == detection.n_positions
         y = detection.y if whole else -lm.head.log_mean_p(h)

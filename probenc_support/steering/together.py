@@ -125,8 +125,8 @@ def worst_errors(
     rows = []
     for domain, text in domains.items():
         log_p = lm.head.log_p(text.h, tokens, text.z)
-        draws = TwoWay.of(len(tokens), text.n_groups, n_draws=n_draws, seed=seed)
         before = sums_by_group(log_p.exp(), text.group).T
+        draws = TwoWay.of(len(tokens), before.shape[1], n_draws=n_draws, seed=seed)
         worst, drawn = {}, {}
         for name, solved in made.items():
             moved_log_p = joint_log_p(log_p, solved.u(text.h))

@@ -73,7 +73,7 @@ class BesideUntrained:
             scales: 1 among them.
         """
         chosen = blocks_to_compare(*blocks.ids.shape)
-        h = detection.h[torch.isin(detection.block, chosen)]
+        h = inference.states_of_blocks(lm, blocks, detection, chosen, positions=positions)
         h_untrained = inference.read(twin, blocks.ids[chosen], positions=positions)
         design_untrained = Design.of(twin.head.rows.cpu())
         spread = spread_over_tokens(design.covariance, h)

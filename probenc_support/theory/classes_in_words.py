@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from probenc_support.head import Head
+from probenc_support.inference import kept_places
 from probenc_support.models import LanguageModel
 from probenc_support.precision import wide
 from probenc_support.theory.context_classes import ContextClasses
@@ -19,14 +20,15 @@ def texts_of(lm: LanguageModel, ids: Tensor) -> list[str]:
 
 
 def tokens_before(lm: LanguageModel, ids: Tensor, positions: str = "all") -> Tensor:
-    """[N] ids of the token before the one that is predicted, at each position of a pass; -1 where
-    there is none. A causal model has read it last.
+    """[m] ids of the token before the one that is predicted, at each position that a pass keeps by
+    default, see `inference.kept_places`; -1 where there is none. A causal model has read it last.
 
     Args:
         ids: [B, T] blocks of the text; positions: as of the pass, `all` or `last`.
     """
     before = lm.kind.preceding(ids)
-    return (before[:, -1:] if positions == "last" else before).flatten()
+    before = (before[:, -1:] if positions == "last" else before).flatten()
+    return before[kept_places(len(before))]
 
 
 def in_words(

@@ -101,7 +101,8 @@ class MeanHiddenParts:
         """
         stream = ResidualStream.of(lm)
         chosen = blocks_to_read(*blocks.ids.shape)
-        label = detection.group[torch.isin(detection.block, chosen)].unique(return_inverse=True)[1]
+        group = inference.groups_of_blocks(lm, blocks, detection, chosen, positions=positions)
+        label = group.unique(return_inverse=True)[1]
         sums = _Sums.over(stream, design, label)
         step = max(1, _BATCH // blocks.ids.shape[1])
         for ids in blocks.ids[chosen].split(step):

@@ -199,7 +199,8 @@ def without(
         divergence of P(w | n) from the intact model's a grows.
     """
     chosen = blocks_left(*blocks.ids.shape)
-    intact = _Intact.of(lm, detection, design, chosen)
+    h = inference.states_of_blocks(lm, blocks, detection, chosen, positions=positions)
+    intact = _Intact.of(lm, detection, design, h)
     top = shares.strongest()
     sets = {"strongest": top, "token-frequency": shares.of_frequency()}
     sets |= {f"{BY_LOT} {k + 1}": shares.like(top, seed=seed + k) for k in range(N_LOTS)}
@@ -230,11 +231,8 @@ class _Intact:
     """From a, nats."""
 
     @classmethod
-    def of(
-        cls, lm: LanguageModel, detection: Detection, design: Design, chosen: Tensor
-    ) -> "_Intact":
-        """On the blocks `chosen` [k] of the pass `detection`."""
-        h = detection.h[torch.isin(detection.block, chosen)]
+    def of(cls, lm: LanguageModel, detection: Detection, design: Design, h: Tensor) -> "_Intact":
+        """At some positions of the pass `detection`, with hidden states h [N, d]."""
         mean, head = wide(h).mean(dim=0), lm.head.cpu()
         along = design.gram.cpu() @ mean
         return cls(
