@@ -49,8 +49,8 @@ _STEPS = 0.5
 
 @dataclass(frozen=True)
 class Measures:
-    """How sparse an encoding is. All but the first are over what a control gives, or a ratio; one
-    is no sparsity."""
+    """How sparse an encoding is. Those over what a control gives are one where there is no
+    sparsity."""
 
     r2_adj: float
     """Adjusted R^2 of -log a on E."""
@@ -62,7 +62,10 @@ class Measures:
     """Participation ratio of mean h, over its mean after rotations: below 1 where few dimensions
     hold it."""
     components: float
-    """Share of R^2 of the first three components, over that along a random direction of E."""
+    """`share`, over that along a random direction of E. The more of E's variance lies along its
+    first components, the larger is that and the smaller is this, which is at most one over it."""
+    share: float
+    """Share of R^2 of the first three components, 0 to 1."""
     outliers: float
     """Largest mean square of a dimension of h, over the mean of all d."""
 
@@ -85,6 +88,7 @@ class Measures:
             dimensions=sparsity.dims_for_share(statistics) / float(selected),
             mean_h=_over_rotated(concentration.participation_ratio, mean_h, rng),
             components=float(first / along_random[:, :3].sum(1).mean()),
+            share=float(first),
             outliers=float(squares.max() / squares.mean()),
         )
 
@@ -106,6 +110,7 @@ NAMES = {
     "dimensions": "dimensions for 90 %, over rotated",
     "mean_h": "participation of mean h, over rotated",
     "components": "first 3 components, over random",
+    "share": "share of first 3 components",
     "outliers": "largest mean square of h, over mean",
 }
 """Headings of the measures."""
