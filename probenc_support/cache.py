@@ -202,8 +202,16 @@ class Entry:
 
 
 def _size(path: Path) -> int:
-    files = [path] if path.is_file() else [f for f in path.rglob("*") if f.is_file()]
-    return sum(f.stat().st_size for f in files)
+    """Bytes of a file or of all files in a folder; what another process takes away meanwhile is
+    nothing."""
+    files = (
+        [path] if path.is_file() else [Path(at) / f for at, _, own in os.walk(path) for f in own]
+    )
+    size = 0
+    for file in files:
+        with contextlib.suppress(FileNotFoundError):
+            size += file.stat().st_size
+    return size
 
 
 def entries() -> list[Entry]:

@@ -527,7 +527,7 @@ def test_a_cell_tells_detect_what_its_pass_depends_on() -> None:
 
 def test_detect_has_the_defaults_of_the_notebooks() -> None:
     """So that the passes that it makes are those that they read."""
-    told = _parser(training=False).parse_args(["detect", "--model", "m"])
+    told = _parser().parse_args(["detect", "--model", "m"])
     book = nbformat.read(ROOT / "notebooks" / "01_log_linear_fit.ipynb", as_version=4)
     (given,) = (c.source for c in book.cells if "parameters" in c.metadata.get("tags", []))
     defaults: dict[str, Any] = {}
