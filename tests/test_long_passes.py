@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,11 +14,12 @@ import torch
 import warm
 from safetensors import safe_open
 
-from probenc_support import corpora, inference, theory
+from probenc_support import corpora, inference, pruning, theory
 from probenc_support.errors import InputError
 from probenc_support.inference import detect, kept_places
 from probenc_support.models import hidden_states
 from probenc_support.moments import Moments
+from probenc_support.notebook import results
 from probenc_support.regression import Halves
 
 LENGTH, N_BLOCKS, SAMPLE = 16, 80, 300
@@ -175,6 +177,40 @@ def test_states_that_half_precision_would_round_stay_in_single_precision() -> No
     assert inference._compact(h, torch.bfloat16).dtype == torch.float32
     assert inference._compact(h.bfloat16().float(), torch.bfloat16).dtype == torch.bfloat16
     assert inference._compact(h.double(), torch.float64).dtype == torch.float32
+
+
+def test_a_page_names_the_sample_where_there_is_one(
+    monkeypatch: pytest.MonkeyPatch, own_cache: Path
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(results, "_say", said.append)
+    parameters: Any = SimpleNamespace(positions="all")
+    lm = tiny.language_model("tied")
+    results.Results(parameters, lm, text())
+    assert not [words for words in said if "drawn evenly" in words]
+    monkeypatch.setattr(results, "SAMPLE", N - 1)
+    results.Results(parameters, lm, text())
+    (words,) = [words for words in said if "drawn evenly" in words]
+    assert "over all 1,280 positions of `prose`" in words
+    assert "those of 1,279 positions" in words
+    parameters.positions = "last"
+    results.Results(parameters, lm, text())
+    assert len([words for words in said if "drawn evenly" in words]) == 1
+
+
+def test_more_positions_than_a_pass_keeps_judge_no_pruning() -> None:
+    with pytest.raises(InputError, match="65,792 positions are too many to judge on"):
+        pruning.parts_of_text(
+            tiny.language_model("tied"), "docstrings", n_fitted=64, n_judging=65792,
+            sequence_length=32,
+        )  # fmt: skip
+
+
+def test_positions_that_are_thinned_out_are_among_those_that_are_kept() -> None:
+    chosen = pruning.thinned(2**20, 1024)
+    assert len(chosen) == 1024
+    assert int(chosen.max()) < inference.SAMPLE
+    assert torch.equal(pruning.thinned(100, 25), torch.arange(0, 100, 4))
 
 
 # -------------------------------------------------------------------------------- several processes
