@@ -222,7 +222,9 @@ def entries() -> list[Entry]:
         folder = cache_dir() / kind
         if folder.is_dir():
             own = (p for p in folder.iterdir() if re.fullmatch(pattern + _HALF_WRITTEN, p.name))
-            kept += [Entry(p, _size(p), p.lstat().st_mtime) for p in own]
+            for path in own:
+                with contextlib.suppress(FileNotFoundError):  # another process took it away
+                    kept.append(Entry(path, _size(path), path.lstat().st_mtime))
     return sorted(kept, key=lambda entry: entry.used)
 
 

@@ -104,3 +104,12 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     assert not [path for path in tmp_path.iterdir() if path.suffix != ".lock"]
     Shards(tmp_path, large).make(range(3))
     assert len(list(tmp_path.glob("*.safetensors"))) == 3
+
+
+def test_sizes_are_told_while_another_process_takes_files_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "there").write_bytes(b"12345")
+    walked = [(str(tmp_path), [], ["there", "gone"])]
+    monkeypatch.setattr("os.walk", lambda path: walked)
+    assert cache._size(tmp_path) == 5
