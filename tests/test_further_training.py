@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from rules import check_run_of_a_null_model
 from safetensors.torch import load_file
 from test_experiments import TINY
 
-from probenc_support.claims.rule_book import CLAIMS
 from probenc_support.dynamics import text_for
 from probenc_support.experiments import further_training
 from probenc_support.experiments.further_training import Pruned, Trained
@@ -177,7 +177,4 @@ def test_notebook_on_a_short_run(
     assert found["n_domains"] == 2
     assert found["excess_growth_rotated_held_most"] >= found["excess_growth_rotated_held"]
     assert found["regrowth_held_most"] < 1e-5 < found["regrowth_paper_released"]
-    for claim in CLAIMS:
-        for one in claim.measured:
-            if one.notebook == "11_pruned_in_training":
-                assert one.metric in found, one.metric
+    check_run_of_a_null_model("11_pruned_in_training", found)

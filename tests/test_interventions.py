@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from stops import stopped_at
 from torch import Tensor
 
 from probenc_support.errors import InputError
@@ -150,18 +151,11 @@ def test_arms_start_from_the_same_body(arms: dict[str, Path]) -> None:
 def test_an_interrupted_run_goes_on_with_its_intervention(
     arms: dict[str, Path], text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = training._Run.advance
-
-    def stop(run: training._Run) -> None:
-        if run.step == 6:
-            raise KeyboardInterrupt
-        whole(run)
-
-    monkeypatch.setattr(training._Run, "advance", stop)
     folder = tmp_path / "cut"
-    with pytest.raises(KeyboardInterrupt):
-        train(text_file, folder, "blocked-bias-frequency")
-    monkeypatch.setattr(training._Run, "advance", whole)
+    with monkeypatch.context() as patch:
+        stopped_at(patch, 6)
+        with pytest.raises(KeyboardInterrupt):
+            train(text_file, folder, "blocked-bias-frequency")
     train(text_file, folder, "blocked-bias-frequency")
     for mine, other in zip(head(folder, 12), head(arms["blocked-bias-frequency"], 12), strict=True):
         assert torch.equal(mine, other)

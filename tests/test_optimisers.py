@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from stops import stopped_at
 from torch import Tensor
 from torch.nn import functional
 
@@ -126,17 +127,10 @@ def test_an_interrupted_run_goes_on(
     recipe = replace(SMALL, optimiser=AVERAGED)
     options: dict[str, Any] = {"corpus": str(text_file), "device": "cpu", "progress": False}
     training.train(recipe, folder=tmp_path / "whole", **options)
-    advance = training._Run.advance
-
-    def stop(run: training._Run) -> None:
-        if run.step == 6:
-            raise KeyboardInterrupt
-        advance(run)
-
-    monkeypatch.setattr(training._Run, "advance", stop)
-    with pytest.raises(KeyboardInterrupt):
-        training.train(recipe, folder=tmp_path / "cut", **options)
-    monkeypatch.setattr(training._Run, "advance", advance)
+    with monkeypatch.context() as patch:
+        stopped_at(patch, 6)
+        with pytest.raises(KeyboardInterrupt):
+            training.train(recipe, folder=tmp_path / "cut", **options)
     training.train(recipe, folder=tmp_path / "cut", **options)
     ends = [load_file(tmp_path / f / "step12" / "model.safetensors") for f in ("whole", "cut")]
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from rules import check_run_of_a_null_model
+from stops import stopped_at
 
 from probenc_support import models
 from probenc_support.dynamics import cooccurrence
@@ -232,15 +233,8 @@ def test_a_run_that_was_stopped_reads_on_as_if_it_had_not_been(
     own = replace(recipe("other-half"), early=False, every=6)
     options: dict[str, Any] = {"corpus": str(text_file), "device": "cpu", "progress": False}
     whole = training.train(own, folder=tmp_path / "whole", **options)
-    advance = training._Run.advance
-
-    def stopped(run: training._Run) -> None:
-        if run.step == 20:
-            raise KeyboardInterrupt
-        advance(run)
-
     with monkeypatch.context() as patch:
-        patch.setattr(training._Run, "advance", stopped)
+        stopped_at(patch, 20)
         with pytest.raises(KeyboardInterrupt):
             training.train(own, folder=tmp_path / "stopped", **options)
     again = training.train(own, folder=tmp_path / "stopped", **options)

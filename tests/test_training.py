@@ -19,6 +19,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from stops import stopped_at
 from torch import Tensor
 
 from probenc_support import cache, corpora, models, progress, roster
@@ -321,18 +322,6 @@ def test_killed_runs_end_with_the_same_weights(text_file: Path, tmp_path: Path) 
     assert same(killed, whole)
     assert training.record(killed)["losses"] == training.record(whole)["losses"]
     assert not (killed / "state.pt").exists()
-
-
-def stopped_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """The next run is interrupted (as by Ctrl-C) at a step."""
-    advance = training._Run.advance
-
-    def stop(run: training._Run) -> None:
-        if run.step == step:
-            raise KeyboardInterrupt
-        advance(run)
-
-    monkeypatch.setattr(training._Run, "advance", stop)
 
 
 @pytest.mark.parametrize("kind", OTHERS)
