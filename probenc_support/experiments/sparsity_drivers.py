@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from probenc_support import sparsity
-from probenc_support.corpora import blocks
+from probenc_support import corpora, sparsity
 from probenc_support.dynamics import text_for
 from probenc_support.dynamics.halfway_steps import Estimate
 from probenc_support.errors import InputError
@@ -42,6 +41,9 @@ _RATES = {ADAMW: 2.0, AVERAGED: 2.0, SGD: 25.0}
 """Learning rates over the base's. AdamW's is twice as large as is best for the loss, since the scan
 shows raw sparsity there; SGD's is the one of 0.1 and 0.3 with the lower loss, and diverges from 1
 on."""
+
+_CALLED = {ADAMW: "AdamW", AVERAGED: "averaged", SGD: "SGD"}
+"""Optimisers, in tables and figures."""
 
 _STEPS = 0.5
 """Steps over the base's."""
@@ -81,7 +83,8 @@ class Measures:
         components = sparsity.Components.of(statistics)
         first = concentration.share_of_first(components.express(statistics).correlation, 3)
         along_random = controls.random_direction_shares(components.variances, 2000, rng)
-        mean_h, squares = _moments(detection)
+        mean_h = detection.moments.mean.cpu().numpy()
+        squares = detection.moments.cov.diagonal().cpu().numpy() + mean_h**2
         return cls(
             r2_adj=fit.r2_adj,
             gini=_over_rotated(concentration.gini, fit.slopes, rng),
@@ -91,12 +94,6 @@ class Measures:
             share=float(first),
             outliers=float(squares.max() / squares.mean()),
         )
-
-
-def _moments(detection: Detection) -> tuple[Array, Array]:
-    """[d] mean and mean square of the hidden states."""
-    h = detection.h.double()
-    return h.mean(dim=0).cpu().numpy(), h.square().mean(dim=0).cpu().numpy()
 
 
 def _over_rotated(of: Callable[[Array], float], vector: Array, rng: np.random.Generator) -> float:
@@ -133,9 +130,9 @@ SCAN: Mapping[str, Mapping[str, Any]] = {
     "the same, tied": {"steps": 0.5, "learning_rate": 2.0, "tied": True},
     "a quarter of the steps": {"steps": 0.25},
 }
-"""Settings of which one is changed at a time. Numbers that the base has, too, are factors."""
+"""Settings of which one is changed at a time. Those of `_SCALED` are over the base's."""
 
-_FACTORS = ("learning_rate", "d", "heads", "layers", "steps")
+_SCALED = ("learning_rate", "d", "heads", "layers", "steps")
 
 
 def scan(base: Recipe, seed: int, *, steps: int = 0, **options: Any) -> pd.DataFrame:
@@ -148,7 +145,7 @@ def scan(base: Recipe, seed: int, *, steps: int = 0, **options: Any) -> pd.DataF
     rows = {}
     for name, changes in SCAN.items():
         own = {
-            key: type(getattr(base, key))(getattr(base, key) * value) if key in _FACTORS else value
+            key: type(getattr(base, key))(getattr(base, key) * value) if key in _SCALED else value
             for key, value in changes.items()
         }
         rows[name] = measure(short(replace(base, **own)), seed, **options)
@@ -170,10 +167,13 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Such as `adamw, RMSNorm, fixed, tied`."""
-        words = [self.optimiser, self.norm]
-        words += [] if self.gains else ["fixed"]
-        return ", ".join([*words, "tied"] if self.tied else words)
+        """Such as `AdamW, RMSNorm fixed, tied`."""
+        return self.name_but_ties + (", tied" if self.tied else "")
+
+    @property
+    def name_but_ties(self) -> str:
+        """Such as `AdamW, RMSNorm fixed`."""
+        return f"{_CALLED[self.optimiser]}, {self.norm}{'' if self.gains else ' fixed'}"
 
     @property
     def equivariant(self) -> bool:
@@ -256,14 +256,14 @@ def compare(
     return pd.DataFrame(rows)
 
 
-def _cells(table: pd.DataFrame) -> list[Cell]:
+def cells_of(table: pd.DataFrame) -> list[Cell]:
     """That of each row."""
     return [Cell(*own) for own in table[list(FACTORS)].itertuples(index=False)]
 
 
 def by_cell(table: pd.DataFrame) -> pd.DataFrame:
     """Means over seeds of what was measured, a row a cell."""
-    named = table.assign(cell=[cell.name for cell in _cells(table)])
+    named = table.assign(cell=[cell.name for cell in cells_of(table)])
     means: pd.DataFrame = named.groupby("cell", sort=False)[["loss", *NAMES]].mean()
     return means
 
@@ -348,19 +348,16 @@ def effects_in_words(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def of_models(
-    models: Sequence[str], *, n_positions: int, first_token: str = "auto", device: str = "auto"
-) -> pd.DataFrame:
-    """The measures of models of others, a row each.
+def named_models(models: Sequence[str]) -> list[tuple[str, str, int]]:
+    """Name, corpus and length of a block of each of some models.
 
     Args:
-        models: each a name as `models.load` takes it, the corpus that it reads, and the length of
-            a block, with spaces between, such as `whisper-base bible 64`.
+        models: each these three with spaces between, such as `whisper-base bible 64`.
 
     Raises:
-        InputError: an item is not of this form, or the model or corpus cannot be loaded.
+        InputError: an item is not of this form.
     """
-    rows = {}
+    found = []
     for words in models:
         parts = words.split()
         if len(parts) != 3 or not parts[2].isdigit():
@@ -368,13 +365,29 @@ def of_models(
                 f"other_models has {words!r}; give a model, a corpus and the length of a block, "
                 "with spaces between, such as 'smollm2-135m-instruct docstrings 256'."
             )
-        name, corpus, length = parts
+        found.append((parts[0], parts[1], int(parts[2])))
+    return found
+
+
+def of_models(
+    models: Sequence[str], *, n_positions: int, first_token: str = "auto", device: str = "auto"
+) -> pd.DataFrame:
+    """The measures of models of others, a row each.
+
+    Args:
+        models: see `named_models`.
+
+    Raises:
+        InputError: an item is not of this form, or the model or corpus cannot be loaded.
+    """
+    rows = {}
+    for name, corpus, length in named_models(models):
         lm = load(name, first_token=first_token, device=device)
-        read = blocks(
+        read = corpora.blocks(
             corpus,
             lm.tokenizer,
             n_positions=n_positions,
-            sequence_length=int(length),
+            sequence_length=length,
             context_length=lm.context_length,
         )
         detection = detect(lm, read, progress=False)
@@ -395,7 +408,7 @@ def metrics(table: pd.DataFrame) -> dict[str, float]:
         f"{name.replace('-', '_')}": table[(table["optimiser"] == name) & table["gains"]]
         for name in (ADAMW, AVERAGED, SGD)
     }
-    groups["equivariant"] = table[[cell.equivariant for cell in _cells(table)]]
+    groups["equivariant"] = table[[cell.equivariant for cell in cells_of(table)]]
     for name, own in groups.items():
         for measured in ("loss", *NAMES):
             level = over_seeds.mean(own[measured].to_numpy())

@@ -16,8 +16,7 @@ def by_cell(table: pd.DataFrame) -> list[Figure]:
     Args:
         table: see `sparsity_drivers.compare`.
     """
-    kinds = table[["optimiser", "norm", "gains"]].itertuples(index=False)
-    named = table.assign(row=[_row_of(*own) for own in kinds])
+    named = table.assign(row=[cell.name_but_ties for cell in sparsity_drivers.cells_of(table)])
     rows = list(dict.fromkeys(named["row"]))
     panels = []
     for measure, scale in {"gini": "linear", "mean_h": "log", "components": "linear"}.items():
@@ -39,8 +38,3 @@ def by_cell(table: pd.DataFrame) -> list[Figure]:
         figure.axes[0].axvline(1.0, color="0.5", linestyle=":", linewidth=1.0)
         panels.append(figure)
     return panels
-
-
-def _row_of(optimiser: str, norm: str, gains: bool) -> str:
-    names = {"adamw": "AdamW", "adamw-averaged": "averaged", "sgd": "SGD"}
-    return f"{names.get(optimiser, optimiser)}, {norm}{'' if gains else ' fixed'}"
