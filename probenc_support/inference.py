@@ -42,7 +42,7 @@ MIN_DOCUMENTS = 8
 """With fewer documents than this, runs of blocks are drawn in their place."""
 
 
-_VERSION = 4
+_VERSION = 5
 """Increase it when the arithmetic of the pass changes, so that cached passes are made again."""
 
 
@@ -364,13 +364,13 @@ def read(lm: LanguageModel, ids: Tensor, *, positions: str = "all") -> Tensor:
         InputError: they are not finite, which half precision may do.
     """
     batch = max(1, _BATCH_POSITIONS.get(lm.E.device.type, 1024) // ids.shape[1])
-    states = []
-    for part in ids.split(batch):
-        hidden = hidden_states(lm, part)
-        if not bool(hidden.isfinite().all()):
-            raise InputError(overflow(lm))
-        states.append((hidden[:, -1:] if positions == "last" else hidden).flatten(0, 1))
-    return torch.cat(states)
+    parts = [hidden_states(lm, part) for part in ids.split(batch)]
+    last = slice(-1, None) if positions == "last" else slice(None)
+    states = torch.cat([hidden[:, last].flatten(0, 1) for hidden in parts])
+    # Once for all of them, since a GPU is waited for here.
+    if not bool(states.isfinite().all()):
+        raise InputError(overflow(lm))
+    return states
 
 
 def groups_of_text(
@@ -461,21 +461,16 @@ class _Plan:
         """The pass over some blocks."""
         started = time.perf_counter()
         rows = torch.arange(shard.start, shard.stop)
-        kept = read(self.lm, self.blocks.ids[rows], positions=self.positions)
+        states = read(self.lm, self.blocks.ids[rows], positions=self.positions)
         part = self._facts(rows)
-        sums = self.lm.head.sums()
-        zs, log_sums, log_p_sums = [], [], []
-        part["groups"] = part["group"].unique()
-        for group in part["groups"]:
-            sums.reset()
-            zs.append(sums.add(kept[(part["group"] == group).to(kept.device)]))
-            log_sums.append(sums.log_a + math.log(sums.n))
-            log_p_sums.append(sums.mean_log_p * sums.n)
-        part["h"], part["z"] = _compact(kept, self.lm.dtype).cpu(), torch.cat(zs).cpu()
-        part["log_sum_groups"] = torch.stack(log_sums).float().cpu()
-        part["log_sum"] = torch.logsumexp(torch.stack(log_sums), dim=0).cpu()
-        part["log_p_sum"] = torch.stack(log_p_sums).sum(dim=0).cpu()
-        part["target_log_p"] = self._target_log_p(kept, part["z"], part["targets"])
+        part["groups"], sizes = part["group"].unique_consecutive(return_counts=True)
+        states, sums = _compact(states, self.lm.dtype), self.lm.head.sums()
+        z = sums.add(states, sizes.tolist())
+        part["h"], part["z"] = states.cpu(), z.cpu()
+        part["h_sum"] = sums.h_sum.cpu()
+        part["log_sum_groups"] = sums.log_sum_groups.float().cpu()
+        part["log_sum"] = sums.log_sum.cpu()
+        part["target_log_p"] = self._target_log_p(states, part["z"], part["targets"])
         progress.advance(rows.numel() * self.length)
         part["seconds"] = torch.tensor(time.perf_counter() - started, dtype=torch.float64)
         part["peak_memory_mb"] = torch.tensor(peak_memory_mb(self.lm.device), dtype=torch.float64)
@@ -494,7 +489,7 @@ class _Plan:
     def _target_log_p(self, h: Tensor, z: Tensor, targets: Tensor) -> Tensor:
         """[n] float64 log-probability of the next token, NaN where there is none."""
         known = targets.clamp(min=0).to(h.device)
-        logits = wide(h * self.lm.E[known]).sum(dim=1)
+        logits = wide(h.to(self.lm.E) * self.lm.E[known]).sum(dim=1)
         if self.lm.b is not None:
             logits = logits + wide(self.lm.b[known])
         return torch.where(targets >= 0, logits.cpu() - z, torch.nan)
@@ -530,7 +525,8 @@ class _Sums:
         self.every = len(places) == plan.groups.numel()
         self.rows: dict[str, Tensor] = {}
         self.log_sums: list[Tensor] = []
-        self.log_p_sums: list[Tensor] = []
+        self.h_sum = torch.zeros(plan.lm.d, dtype=torch.float64)
+        self.z_sum = torch.zeros((), dtype=torch.float64)
         self.log_sum_groups = torch.full((len(plan.group_sizes), plan.lm.V), -torch.inf)
         self.target_log_p_sum, self.n_targets = torch.zeros((), dtype=torch.float64), 0
         self.moments: Moments | None = None
@@ -543,13 +539,12 @@ class _Sums:
         known = part["targets"] >= 0
         self.target_log_p_sum += part["target_log_p"][known].sum()
         self.n_targets += int(known.sum())
-        for sums, join, name in (
-            (self.log_sums, torch.logsumexp, "log_sum"),
-            (self.log_p_sums, torch.sum, "log_p_sum"),
-        ):
-            sums.append(part[name].clone())  # a part of a file would hold the whole in memory
-            if len(sums) == _AT_ONCE:
-                sums[:] = [join(torch.stack(sums), dim=0)]
+        # A part of a file would hold the whole of it in memory.
+        self.log_sums.append(part["log_sum"].clone())
+        if len(self.log_sums) == _AT_ONCE:
+            self.log_sums[:] = [torch.logsumexp(torch.stack(self.log_sums), dim=0)]
+        self.h_sum += part["h_sum"]
+        self.z_sum += part["z"].sum()
         groups = part["groups"]
         self.log_sum_groups[groups] = torch.logaddexp(
             self.log_sum_groups[groups], part["log_sum_groups"]
@@ -589,12 +584,13 @@ class _Sums:
         sizes = self.plan.group_sizes
         known = self.rows["target_log_p"][self.rows["targets"] >= 0]
         mean = known.mean() if self.every else self.target_log_p_sum / self.n_targets
+        logits = self.plan.lm.head.logits_of_mean(self.h_sum / self.n)
         return Detection(
             **self.rows,
             tokens=self.plan.lm.tokens.cpu(),
             log_a_groups_rows=self.log_sum_groups.sub_(sizes.double().log().float()[:, None]),
             log_a_rows=torch.logsumexp(torch.stack(self.log_sums), dim=0) - math.log(self.n),
-            mean_log_p_rows=torch.stack(self.log_p_sums).sum(dim=0) / self.n,
+            mean_log_p_rows=logits.cpu() - self.z_sum / self.n,
             group_sizes=sizes,
             mean_target_log_p=float(mean),
             places=self.places,

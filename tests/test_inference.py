@@ -171,6 +171,48 @@ def test_head_sums_for_any_chunk_also_where_probabilities_underflow(
     assert bool(sums.log_a.isfinite().all()), "no token is lost to underflow"
 
 
+@pytest.mark.parametrize("chunk", [1, 3, 7, 64])
+def test_sums_of_groups_are_those_of_each_alone_wherever_chunks_end(chunk: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    E = torch.randn(50, 6, generator=generator) * 40
+    h, b, sizes = torch.randn(17, 6, generator=generator), torch.randn(50), [1, 5, 0, 9, 2]
+    sums = Head(E, b).sums(chunk=chunk)
+    z = sums.add(h, sizes)
+    assert sums.log_sum_groups.shape == (5, 50)
+    for size, part, level, found in zip(
+        sizes, h.split(sizes), z.split(sizes), sums.log_sum_groups, strict=True
+    ):
+        alone = Head(E, b).sums()
+        if size:
+            torch.testing.assert_close(alone.add(part), level, rtol=0, atol=1e-5)
+            torch.testing.assert_close(found, alone.log_sum, rtol=1e-5, atol=1e-4)
+        else:
+            assert bool((found == -torch.inf).all()), "a group without positions has no probability"
+    torch.testing.assert_close(sums.log_sum, torch.logsumexp(sums.log_sum_groups, 0))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_hidden_states_in_half_precision_are_taken_as_the_numbers_that_they_are(
+    dtype: torch.dtype,
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    half = (torch.randn(50, 6, generator=generator) * 0.3).to(dtype)
+    h = torch.randn(17, 6, generator=generator).to(dtype)
+    E = 0.125 * half.float()
+    kept, plain = Head(E, half=half, scale=0.125).sums(), Head(E).sums()
+    torch.testing.assert_close(kept.add(h), plain.add(h.float()), rtol=0, atol=0)
+    torch.testing.assert_close(kept.log_a, plain.log_a, rtol=0, atol=0)
+    torch.testing.assert_close(kept.mean_log_p, plain.mean_log_p, rtol=0, atol=0)
+
+
+def test_logits_of_the_mean_are_the_mean_logits() -> None:
+    generator = torch.Generator().manual_seed(0)
+    head = Head(torch.randn(50, 6, generator=generator), torch.randn(50, generator=generator))
+    h = torch.randn(17, 6, generator=generator)
+    expected = head.logits(h).double().mean(0)
+    torch.testing.assert_close(head.logits_of_mean(h.double().mean(0)), expected)
+
+
 def test_underflowing_tokens_are_beyond_float32() -> None:
     """The control: without log space some of these sums are zero."""
     E = torch.randn(50, 6, generator=torch.Generator().manual_seed(0)) * 60
@@ -356,6 +398,35 @@ def test_gpu_pass_agrees_with_the_cpu() -> None:
     on_gpu = wrap(tiny.model("bias").cuda(), tiny.tokenizer(), name="gpu")
     found = detect(on_gpu, _blocks(on_gpu), cache=False, progress=False)
     torch.testing.assert_close(found.log_a_rows, reference.log_a, rtol=0, atol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("scale", [1.0, 0.0625])
+def test_a_product_of_half_precision_on_a_gpu_is_as_exact_as_one_of_float32(scale: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    half = (torch.randn(5000, 512, generator=generator) * 0.3 / scale).bfloat16().cuda()
+    h = (torch.randn(700, 512, generator=generator) / 8).bfloat16().cuda()
+    E, sizes = scale * half.float(), [100, 400, 200]
+    exact = Head(E.double().cpu()).sums()
+    z = exact.add(h.double().cpu(), sizes)
+    for head in (Head(E, half=half, scale=scale), Head(E)):
+        sums = head.sums(chunk=256)
+        torch.testing.assert_close(sums.add(h, sizes).cpu(), z, rtol=0, atol=2e-5)
+        found = sums.log_sum_groups.cpu()
+        torch.testing.assert_close(found, exact.log_sum_groups, rtol=0, atol=2e-5)
+        torch.testing.assert_close(sums.mean_log_p.cpu(), exact.mean_log_p, rtol=0, atol=1e-5)
+
+
+@pytest.mark.gpu
+def test_sums_on_a_gpu_wait_for_the_device_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    half = (torch.randn(5000, 512) * 0.05).bfloat16().cuda()
+    h, sums = torch.randn(700, 512).bfloat16().cuda(), Head(half.float(), half=half).sums(chunk=64)
+    monkeypatch.setattr(sums, "_logs", lambda p_sums, *_: p_sums)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        sums.add(h, [100, 400, 200])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.real_model

@@ -12,6 +12,7 @@ import tiny
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken
+from transformers import LlamaConfig
 
 from probenc_support import corpora, inference, models, steering
 from probenc_support.errors import InputError
@@ -195,6 +196,25 @@ def test_an_offloaded_head_is_not_edited() -> None:
         pass
 
 
+LLAMA_8B = LlamaConfig(vocab_size=128_256, hidden_size=4096)
+
+
+def test_a_model_that_one_gpu_holds_with_the_heads_work_is_not_spread() -> None:
+    assert runtime.spread(16 * 10**9, LLAMA_8B, [22 * 10**9], first=0) == {}
+    assert runtime.spread(16 * 10**9, LLAMA_8B, [2 * 10**9, 22 * 10**9], first=1) == {}
+
+
+def test_a_model_that_is_spread_leaves_room_for_the_head_on_every_gpu() -> None:
+    free = [40 * 10**9, 10**9]
+    options = runtime.spread(39 * 10**9, LLAMA_8B, free, first=0)
+    assert options["device_map"] == "auto"
+    room = options["max_memory"]
+    E, logits = 4 * 128_256 * 4096, 2 * 10**9
+    assert 0 < room[0] <= free[0] - E - logits
+    assert room[1] == 0, "a GPU without room for the head gets no weights, and no negative number"
+    assert room["cpu"] > 0
+
+
 def test_a_model_without_weights_is_refused() -> None:
     with torch.device("meta"):
         model = tiny.model("untied")
@@ -327,6 +347,8 @@ class WithoutFloat64(torch.Tensor):
             if name == "cpu" or (name == "to" and to_cpu):
                 return arguments[0].as_subclass(torch.Tensor)
             tensors = [a for a in (*arguments, *options.values()) if isinstance(a, torch.Tensor)]
+            if name == "__getitem__":  # an index may lie on the CPU
+                tensors = []
             if any(t.dim() and not isinstance(t, cls) for t in tensors):
                 raise RuntimeError("Expected all tensors to be on the same device, mps and cpu")
         found = super().__torch_function__(function, types, arguments, options)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from transformers import (
     AutoConfig,
@@ -18,6 +19,7 @@ from transformers import (
 )
 
 from probenc_support.errors import InputError
+from probenc_support.head import working_memory
 from probenc_support.models import weights
 from probenc_support.models.auto_class import auto_class
 
@@ -74,12 +76,12 @@ def from_folder(
     files = weights.weight_files(folder)
     if not files:
         raise InputError(_no_weights(folder))
-    size = sum(file.stat().st_size for file in files)
-    if device.type == "cuda" and size > 0.9 * torch.cuda.mem_get_info(device)[0]:
-        options["device_map"] = "auto"
     try:
         with quiet():
             config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+            if device.type == "cuda":
+                size = sum(file.stat().st_size for file in files)
+                options |= spread(size, config, _free_memory(), first=device.index or 0)
             loaded: Any = auto_class(config).from_pretrained(
                 folder, output_loading_info=True, **options
             )
@@ -91,6 +93,36 @@ def from_folder(
     if not trust_remote_code:
         check_tied(folder)
     return model if "device_map" in options else model.to(device), tokenizer
+
+
+def spread(size: int, config: Any, free: list[int], *, first: int) -> dict[str, Any]:
+    """Options of `from_pretrained` for a model that one GPU cannot hold; none where it can.
+
+    The weights are then spread over all GPUs, and over main memory where these do not suffice. Each
+    GPU keeps room for the head's work, since the output embedding may come to lie on any.
+
+    Args:
+        size: of the weights, in bytes.
+        config: of the model, with the size of its vocabulary and of its hidden states.
+        free: memory of each GPU that is free, in bytes.
+        first: the GPU that was asked for.
+    """
+    text = config.get_text_config()
+    V, d = getattr(text, "vocab_size", 0), getattr(text, "hidden_size", 0)
+    kept_free = _ACTIVATIONS + working_memory(V, d)
+    if size + kept_free <= free[first]:
+        return {}
+    room: dict[int | str, int] = {gpu: max(0, left - kept_free) for gpu, left in enumerate(free)}
+    room["cpu"] = psutil.virtual_memory().available
+    return {"device_map": "auto", "max_memory": room}
+
+
+_ACTIVATIONS = 10**9
+"""Bytes of a GPU that are left to what the model computes between its layers."""
+
+
+def _free_memory() -> list[int]:
+    return [torch.cuda.mem_get_info(gpu)[0] for gpu in range(torch.cuda.device_count())]
 
 
 def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

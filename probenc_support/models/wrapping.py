@@ -68,6 +68,8 @@ def wrap(
             _float(weight, scale),
             _bias(bias, scale, outside),
             kind.text_rows(vocabulary),
+            half=_half(weight),
+            scale=scale,
         ),
         tied=_is_tied(model, head),
         context_length=context_length,
@@ -193,6 +195,11 @@ def _float(weight: Tensor, scale: float) -> Tensor:
     """At least float32; shares the model's memory where neither precision nor scale change it."""
     wide = weight.detach() if weight.dtype == torch.float64 else weight.detach().float()
     return wide if scale == 1.0 else wide * scale
+
+
+def _half(weight: Tensor) -> Tensor | None:
+    """The weight itself, where it is of half precision."""
+    return weight.detach() if weight.dtype in (torch.bfloat16, torch.float16) else None
 
 
 def _parameters_hash(model: PreTrainedModel) -> str:
