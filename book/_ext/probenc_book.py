@@ -270,7 +270,10 @@ class Verdict(BookDirective):
 
 
 class Runs(BookDirective):
-    """All runs of a notebook, one row a model; each line of the content is `metric: heading`."""
+    """All runs of a notebook, one row a model; each line of the content is `metric: heading`.
+
+    Of few models and many measures, a row is a measure, so that the table needs no scrolling.
+    """
 
     required_arguments = 1
     optional_arguments = 0
@@ -294,6 +297,8 @@ class Runs(BookDirective):
         if not rows:
             return [raw("<p>No model has run this notebook yet.</p>")]
         heads = ["model", *(html.escape(heading) for _, heading in columns)]
+        if len(columns) > max(4, 2 * len(rows)):
+            heads, *rows = ([*line] for line in zip(*[["measure", *heads[1:]], *rows], strict=True))
         return [raw(table_of(heads, rows, label=f"Runs of {notebook}"))]
 
 
