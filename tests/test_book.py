@@ -282,12 +282,15 @@ def local_target(page: Path, href: str) -> Path:
 def test_the_performance_page_shows_every_time_that_was_kept() -> None:
     units = {"ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
     shown = []
-    for cell in soup(SITE / "book" / "performance.html").select("table.numbers td:nth-child(2)"):
+    page = soup(SITE / "book" / "performance.html")
+    measured = ".wide:not([aria-label='Large heads']) > table.numbers"
+    for cell in page.select(f"{measured} td:nth-child(2)"):
         if time := re.match(r"([\d.,]+)\s(ms|s|min|h)\b", cell.get_text()):
             shown.append(float(time[1].replace(",", "")) * units[time[2]])
     kept = [
         one["stats"]["median"] / one["extra_info"].get("timed_share", 1.0)
         for file in sorted((ROOT / "book" / "benchmarks").glob("*.json"))
+        if file.name != "large_head.json"
         for one in json.loads(file.read_text(encoding="utf-8"))["benchmarks"]
     ]
     assert sorted(shown) == pytest.approx(sorted(kept), rel=0.006)

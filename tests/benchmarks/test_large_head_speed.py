@@ -7,6 +7,8 @@ the planned size; the performance page extrapolates from the largest one, and sh
 the same law would have said of the largest from the next one. Matrices are random.
 """
 
+import ctypes
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -131,6 +133,8 @@ def test_step(benchmark: Any, data: Data, name: str) -> None:
 
 def _memory(run: Callable[[], Any]) -> float:
     """Megabytes by which this process grows beyond what it held, at the most, during a run."""
+    if sys.platform == "linux":  # what was freed before would be taken again unseen
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
     process, done = psutil.Process(), threading.Event()
     start = highest = process.memory_info().rss
 
