@@ -88,7 +88,8 @@ class Detection:
     log_a_rows: Tensor
     """[V] float64 log of the average probability, log mean_n P(w|n)."""
     mean_log_p_rows: Tensor
-    """[V] float64 average log-probability, mean_n log P(w|n); never above log_a (Jensen)."""
+    """[V] float64 average log-probability, mean_n log P(w|n); above log_a by no more than rounding
+    (Jensen)."""
     log_a_groups_rows: Tensor
     """[G, V] float32 log of the average probability within each group of text."""
     group_sizes: Tensor
@@ -123,7 +124,7 @@ class Detection:
 
     @cached_property
     def mean_log_p(self) -> Tensor:
-        """[n] float64 average log-probability of each token; never above log_a (Jensen)."""
+        """[n] float64 average log-probability of each token; above log_a by no more than rounding."""
         return self.mean_log_p_rows[self.tokens]
 
     @cached_property
