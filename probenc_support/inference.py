@@ -124,7 +124,7 @@ class Detection:
 
     @cached_property
     def mean_log_p(self) -> Tensor:
-        """[n] float64 average log-probability of each token; above log_a by no more than rounding."""
+        """[n] float64 average log-probability of each token; see `mean_log_p_rows`."""
         return self.mean_log_p_rows[self.tokens]
 
     @cached_property
