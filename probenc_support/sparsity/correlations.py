@@ -1,15 +1,20 @@
 """Rank correlations of many variables with one y over the vocabulary."""
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy import stats
-from torch import Tensor
 
-from probenc_support.precision import wide_device
 from probenc_support.regression import Matrix, as_tensor
-from probenc_support.regression.arrays import Array, as_array
+from probenc_support.regression.arrays import Array
 
-_AT_ONCE = 2**19
-"""Numbers that are sorted in one go: a few columns of a large vocabulary, many of a small one."""
+_COLUMNS = 64
+"""Columns that are brought together in memory at a time: sorting a column of a matrix that is kept
+by rows would read all of it."""
 
 
 def spearman(X: Matrix, y: Matrix) -> Array:
@@ -17,55 +22,54 @@ def spearman(X: Matrix, y: Matrix) -> Array:
 
     It is Pearson's correlation of the ranks, in which ties share their mean. A column's ranks are
     never put back in the order of the tokens: sorted, they are 1, 2, ... n but for ties, and y's
-    ranks are brought into that order. Sums of ranks are exact in float64. X is sorted where it
-    lies.
+    ranks are brought into that order. Sums of ranks are exact in float64. Columns are sorted on the
+    CPU, one a thread.
     """
-    columns = as_tensor(X)
-    columns = columns.to(wide_device(columns.device))
-    y_ranks = torch.from_numpy(stats.rankdata(as_tensor(y).cpu().numpy())).to(columns.device)
+    columns = as_tensor(X).cpu().numpy()
+    y_ranks = stats.rankdata(as_tensor(y).cpu().numpy())
     y_ranks -= y_ranks.mean()
-    at_once = max(1, _AT_ONCE // len(columns))
-    found = [_correlations(part.T.contiguous(), y_ranks) for part in columns.split(at_once, dim=1)]
-    return as_array(torch.cat(found))
+    found: list[float] = []
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # NumPy sorts outside the GIL
+        for first in range(0, columns.shape[1], _COLUMNS):
+            together = np.ascontiguousarray(columns[:, first : first + _COLUMNS].T)
+            found.extend(pool.map(partial(_correlation, y_ranks=y_ranks), together))
+    return np.array(found)
 
 
-def _correlations(rows: Tensor, y_ranks: Tensor) -> Tensor:
-    """[k] of every row [k, n] with centred ranks [n]."""
-    n = rows.shape[1]
-    values, order = _sorted(rows)
-    y_ranks_in_order = y_ranks.index_select(0, order.flatten()).view(order.shape)
-    plain = torch.arange(n, dtype=torch.float64, device=rows.device) - (n - 1) / 2
-    found = y_ranks_in_order @ plain / plain.norm()
-    tied = (values[:, 1:] == values[:, :-1]).any(dim=1)
-    for k in torch.nonzero(tied).flatten().tolist():
-        ranks = _ranks_with_ties(values[k])
-        found[k] = y_ranks_in_order[k] @ ranks / ranks.norm()
-    correlations: Tensor = found / y_ranks.norm()
-    return correlations
+def _correlation(column: NDArray[np.floating], y_ranks: Array) -> float:
+    order = _order(column)
+    ranks = _sorted_ranks(column[order])
+    # Not by BLAS, whose own threads would wait for one another in each of these.
+    product = np.einsum("i,i->", ranks, y_ranks[order])
+    squares = np.einsum("i,i->", ranks, ranks) * np.einsum("i,i->", y_ranks, y_ranks)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return float(product / np.sqrt(squares))
 
 
-def _sorted(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Each row [k, n] in ascending order, as whole numbers that are ordered and tied as its values
-    are, and the places [k, n] that these had.
+def _order(values: NDArray[np.floating]) -> NDArray[np.int64]:
+    """[n] places of the values [n] in ascending order; equal ones stay in their order.
 
-    All rows are sorted as one: torch sorts a long vector of whole numbers by their digits, which is
-    several times as fast as by comparisons, and the number of the row is the first digit.
+    As floats are ordered as their bits are, those below zero the other way round, they are sorted
+    by digits of sixteen bits, the last one first: NumPy does that in a quarter of the time that it
+    takes to compare floats.
     """
-    wide = rows.dtype == torch.float64
-    # Floats are ordered as their bits are, those below zero the other way round; 0.0 makes one of
-    # the two zeros.
-    bits = (rows + 0.0).view(torch.int64) if wide else (rows.float() + 0.0).view(torch.int32)
-    keys = torch.where(bits < 0, bits ^ torch.iinfo(bits.dtype).max, bits)
-    if wide:  # no digit is left for the number of the row
-        values, order = keys.sort(dim=1)
-        return values, order
-    number = torch.arange(len(rows), device=rows.device)[:, None]
-    values, order = (keys.long() + (2**31 + (number << 32))).flatten().sort()
-    return values.view(rows.shape), order.view(rows.shape) - number * rows.shape[1]
+    bits = (values + values.dtype.type(0)).view(f"i{values.itemsize}")  # of two zeros makes one
+    digits = np.where(bits < 0, ~bits, bits ^ np.iinfo(bits.dtype).min).view(np.uint16)
+    digits = digits.reshape(len(values), -1)
+    last_first = [*range(digits.shape[1])][:: 1 if sys.byteorder == "little" else -1]
+    order = np.arange(len(values))
+    for place in last_first:
+        order = order[digits[order, place].argsort(kind="stable")]
+    return order
 
 
-def _ranks_with_ties(values: Tensor) -> Tensor:
-    """[n] float64 ranks of values in ascending order, less their mean; ties share their mean."""
-    sizes = values.unique_consecutive(return_counts=True)[1]
-    middle = sizes.cumsum(0) - (sizes + 1) / 2
-    return torch.repeat_interleave(middle.double(), sizes) - (len(values) - 1) / 2
+def _sorted_ranks(values: NDArray[np.floating]) -> Array:
+    """[n] ranks of values in ascending order, less their mean; ties share their mean."""
+    n = len(values)
+    ranks = np.arange(0.5 - n / 2, n / 2)
+    new = values[1:] != values[:-1]
+    if not new.all():
+        starts = np.concatenate([[0], np.flatnonzero(new) + 1])
+        sizes = np.diff(starts, append=n)
+        ranks = np.repeat(starts + (sizes - n) / 2, sizes)
+    return ranks
