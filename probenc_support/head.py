@@ -125,7 +125,7 @@ class Head:
         return self.sums().add(h.to(self.E))
 
     def log_p(self, h: Tensor, tokens: Tensor | None = None, z: Tensor | None = None) -> Tensor:
-        """Log-probabilities of tokens at positions, at most 0.
+        """Log-probabilities of tokens at positions, at most 0; the product is made where E lies.
 
         Args:
             h: [N, d] hidden states.
@@ -135,12 +135,13 @@ class Head:
         Returns:
             [N, K] float64, nats, where h is.
         """
-        z = self.log_partition(h).to(h.device) if z is None else z
-        rows = self.tokens if tokens is None else tokens
-        logits = h.double() @ self.E[rows.to(self.E.device)].to(h.device).double().T
+        z = self.log_partition(h) if z is None else z
+        rows = (self.tokens if tokens is None else tokens).to(self.E.device)
+        logits = wide(h.to(self.E.device)) @ wide(self.E[rows]).T
         if self.b is not None:
-            logits = logits + self.b[rows.to(self.b.device)].to(h.device).double()
-        return (logits - z[:, None]).clamp(max=0.0)
+            logits = logits + wide(self.b[rows])
+        log_p = (logits - z.to(logits.device)[:, None]).clamp(max=0.0)
+        return log_p.to(wide_device(h.device))
 
     @torch.inference_mode()
     def log_mean_p(self, h: Tensor) -> Tensor:

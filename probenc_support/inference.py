@@ -551,7 +551,8 @@ class _Sums:
             self.log_sum_groups[groups], part["log_sum_groups"]
         )
         if not self.moments_known:
-            self.moments = Moments.pool([*filter(None, [self.moments]), *_moments(part["h"])])
+            parts = _moments(part["h"], self.plan.lm.device)
+            self.moments = Moments.pool([*filter(None, [self.moments]), *parts])
         self.seconds += float(part["seconds"])
         self.peak_memory_mb = max(self.peak_memory_mb, float(part["peak_memory_mb"]))
 
@@ -577,7 +578,8 @@ class _Sums:
     def keep_moments(self, files: Shards) -> None:
         """Leaves them for the next, since they cost d^2 a position."""
         if self.moments is not None and not self.moments_known:
-            n, mean, cov = self.moments.n, self.moments.mean, self.moments.cov
+            here = self.moments.to(torch.device("cpu"))
+            n, mean, cov = here.n, here.mean, here.cov
             shards.write(files.folder / _MOMENTS, {"n": torch.tensor(n), "mean": mean, "cov": cov})
 
     def detection(self, *, from_cache: bool) -> Detection:
@@ -598,7 +600,7 @@ class _Sums:
             seconds=self.seconds,
             peak_memory_mb=self.peak_memory_mb,
             from_cache=from_cache,
-            all_moments=self.moments,
+            all_moments=self.moments and self.moments.to(torch.device("cpu")),
         )
 
 
@@ -606,9 +608,10 @@ _MOMENTS = "moments.safetensors"
 """Name of the file with the moments of all positions of a pass, beside its shards."""
 
 
-def _moments(h: Tensor) -> list[Moments]:
-    """Of hidden states h [n, d], some rows at a time, since float64 takes four times their room."""
-    return [Moments.of(rows) for rows in h.split(2048)]
+def _moments(h: Tensor, device: torch.device) -> list[Moments]:
+    """Of hidden states h [n, d], made on a device some rows at a time, since float64 takes four
+    times their room."""
+    return [Moments.of(rows.to(device)) for rows in h.split(2048)]
 
 
 def peak_memory_mb(device: torch.device) -> float:

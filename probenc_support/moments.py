@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from probenc_support.errors import InputError
-from probenc_support.precision import wide
+from probenc_support.precision import wide, wide_device
 
 RESOLUTION = 1e-12
 """Share of the largest variance below which a variance counts as rounding: a network's arithmetic
@@ -58,12 +58,17 @@ class Moments:
     ) -> "Moments":
         """The moments of several corpora together, by their size or by given `shares`."""
         share = torch.tensor(shares or [float(p.n) for p in parts], dtype=torch.float64)
-        share = share / share.sum()
+        share = (share / share.sum()).to(parts[0].mean.device)
         mean = torch.stack([p.mean for p in parts]).T @ share
         drift = [p.mean - mean for p in parts]
         # About the common mean: a difference of second moments would lose the digits of small ones.
         spread = torch.stack([p.cov + torch.outer(x, x) for p, x in zip(parts, drift, strict=True)])
         return cls(sum(p.n for p in parts), mean, torch.tensordot(share, spread, dims=1))
+
+    def to(self, device: torch.device) -> "Moments":
+        """The same moments on a device, or on the CPU for one that has no float64 (`mps`)."""
+        place = wide_device(device)
+        return Moments(self.n, self.mean.to(place), self.cov.to(place))
 
     @cached_property
     def axes(self) -> tuple[Tensor, Tensor]:
@@ -117,8 +122,8 @@ States = Tensor | Moments
 
 
 def moments_of(h: States) -> Moments:
-    """The moments of hidden states [N, d], on the CPU; moments as they are."""
-    return h if isinstance(h, Moments) else Moments.of(h.cpu())
+    """The moments of hidden states [N, d], where these lie; moments as they are."""
+    return h if isinstance(h, Moments) else Moments.of(h)
 
 
 def square_roots(matrix: Tensor, *, floor: float = RESOLUTION) -> tuple[Tensor, Tensor]:
@@ -126,12 +131,13 @@ def square_roots(matrix: Tensor, *, floor: float = RESOLUTION) -> tuple[Tensor, 
 
     Eigenvalues below `floor` times the largest are raised to it.
     """
-    values, vectors = torch.linalg.eigh(matrix.double())
+    values, vectors = torch.linalg.eigh(wide(matrix))
     values = values.clamp(min=float(values.max()) * floor).sqrt()
     return (vectors * values) @ vectors.T, (vectors / values) @ vectors.T
 
 
 def covariance(h: Tensor, z: Tensor) -> Tensor:
-    """[d] covariance of hidden states h [N, d] and log-partition z [N], divided by N."""
-    states, levels = wide(h), wide(z)
+    """[d] covariance of hidden states h [N, d] and log-partition z [N], by N; where h lies."""
+    states = wide(h)
+    levels = wide(z).to(states.device)
     return (states - states.mean(dim=0)).T @ (levels - levels.mean()) / len(z)

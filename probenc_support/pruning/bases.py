@@ -10,7 +10,8 @@ few more columns: a sweep over levels costs one product with E, not one a level.
 - compensated: a removed dimension is predicted from the kept ones by least squares
 - rotated: the directions that carry least, in the metrics of E and of the hidden states
 
-All divergences are in nats, from the intact model's distribution P to the pruned one's Q.
+All divergences are in nats, from the intact model's distribution P to the pruned one's Q. What is
+made of E is made where E lies, and a basis lies where the hidden states or their moments do.
 """
 
 from collections.abc import Sequence
@@ -91,7 +92,7 @@ def rotated_basis(E: Tensor, h: States, weights: Tensor, *, ridge: float = 1e-6)
     """
     moments = moments_of(h)
     root, inverse = square_roots(moments.ridged(ridge))
-    _, rotation = torch.linalg.eigh(root @ token_metric(E, weights) @ root)
+    _, rotation = torch.linalg.eigh(root @ token_metric(E, weights).to(root) @ root)
     return Basis(rotation.T @ inverse, root @ rotation, moments.mean, None)
 
 
@@ -109,10 +110,10 @@ def keeping_basis(
     """
     moments = moments_of(h)
     root, inverse = square_roots(moments.ridged(ridge))
-    root_T, inverse_T = square_roots(root @ token_metric(E, weights) @ root)
-    u = root_T @ inverse @ direction.double().cpu()
+    root_T, inverse_T = square_roots(root @ token_metric(E, weights).to(root) @ root)
+    u = root_T @ inverse @ direction.to(root)
     u = u / u.norm()
-    apart = torch.eye(len(u), dtype=torch.float64) - torch.outer(u, u)
+    apart = torch.eye(len(u)).to(u) - torch.outer(u, u)
     vectors = torch.linalg.eigh(apart @ root_T @ root_T @ apart).eigenvectors
     vectors = vectors[:, 1:]  # the first is u itself, of which nothing is left
     vectors, _ = torch.linalg.qr(torch.cat([u[:, None], vectors.flip(1)], dim=1))
@@ -129,25 +130,28 @@ def at_zero(basis: Basis) -> Basis:
 
 
 def token_metric(E: Tensor, weights: Tensor) -> Tensor:
-    """[d, d] float64 weighted covariance of the rows of E [V, d], weights [V] of any sum."""
+    """[d, d] float64 weighted covariance of the rows of E [V, d], weights [V] of any sum; where E
+    lies."""
     share = (weights / weights.sum()).to(E)
     centred = E - share @ E
-    return wide(centred.T @ (centred * share[:, None])).cpu()
+    return wide(centred.T @ (centred * share[:, None]))
 
 
 def lost_variance(basis: Basis, E: Tensor, h: Tensor, weights: Tensor) -> Tensor:
-    """[d + 1] float64: share of the logits' weighted variance that is lost at each level.
+    """[d + 1] float64, on the CPU: share of the logits' weighted variance lost at each level.
 
     Entry m is mean_n sum_w weights_w ((E_w - E_mean) . (h_n - kept(h_n, m)))^2 over its value with
     all h_n replaced by their mean: 0 at m = 0. It needs no softmax, so it explains a ranking, and
     does not judge one. E: [V, d]; h: [N, d]; weights: [V].
     """
-    metric = token_metric(E, weights)
-    centred = wide(h).cpu() - basis.mean
-    codes = basis.encode @ (centred.T @ centred / len(h)) @ basis.encode.T
-    parts = (basis.decode.T @ metric @ basis.decode) * codes
-    lost = torch.cat([torch.zeros(1).double(), parts.cumsum(0).cumsum(1).diagonal()])
-    return lost / (metric * Moments.of(h.cpu()).cov).sum()
+    moments = Moments.of(h)
+    metric = token_metric(E, weights).to(moments.cov)
+    encode, decode, mean = (t.to(metric) for t in (basis.encode, basis.decode, basis.mean))
+    drift = moments.mean - mean
+    codes = encode @ (moments.cov + torch.outer(drift, drift)) @ encode.T
+    parts = (decode.T @ metric @ decode) * codes
+    lost = parts.cumsum(0).cumsum(1).diagonal() / (metric * moments.cov).sum()
+    return torch.cat([torch.zeros(1, dtype=torch.float64), lost.cpu()])
 
 
 def participation(basis: Basis, removed: int) -> float:

@@ -331,7 +331,7 @@ def _levels(
 def _decoded(E: Tensor, basis: Basis, count: int) -> Tensor:
     """[count, V]: what the first coordinates add to the logits."""
     plain = basis.axes is not None and torch.equal(
-        basis.decode, torch.eye(basis.d, dtype=basis.decode.dtype)[:, basis.axes]
+        basis.decode, torch.eye(basis.d)[:, basis.axes].to(basis.decode)
     )
     if plain and basis.axes is not None:
         return E.T[basis.axes[:count].to(E.device)]

@@ -2,6 +2,8 @@
 
 Some orders use the slopes of the log-linear fit, others do not: whether the encoding gives better
 pruning is whether the former lose less than the latter, all else being equal.
+
+Scores and orders [d] are on the CPU; what they take of E and h is made where these lie.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +14,7 @@ from torch import Tensor
 
 from probenc_support.head import Head
 from probenc_support.moments import States, moments_of
-from probenc_support.precision import wide
+from probenc_support.precision import wide, wide_device
 from probenc_support.pruning.bases import Basis, compensated_basis, mean_basis, zero_basis
 from probenc_support.pruning.divergence import Reference, positions_at_once
 
@@ -41,12 +43,12 @@ def random_order(d: int, *, seed: int) -> Tensor:
 
 def slope_scores(slopes: Tensor) -> Tensor:
     """[d] |A_i|, the paper's score."""
-    return torch.as_tensor(slopes).abs()
+    return torch.as_tensor(slopes).abs().cpu()
 
 
 def standardised_scores(slopes: Tensor, E: Tensor) -> Tensor:
     """[d] |A_i| sd(E_i): nats of -log a that one standard deviation of the dimension carries."""
-    return torch.as_tensor(slopes).abs() * wide(E).std(dim=0).cpu()
+    return torch.as_tensor(slopes).abs().cpu() * wide(E).std(dim=0).cpu()
 
 
 def wanda_scores(E: Tensor, h: Tensor) -> Tensor:
@@ -60,7 +62,7 @@ def wanda_scores(E: Tensor, h: Tensor) -> Tensor:
 
 def variance_scores(h: States) -> Tensor:
     """[d] variance of each dimension of the hidden states h [N, d], or of their moments."""
-    return moments_of(h).cov.diagonal()
+    return moments_of(h).cov.diagonal().cpu()
 
 
 @torch.inference_mode()
@@ -71,19 +73,19 @@ def fisher_scores(head: Head, h: Tensor) -> Tensor:
     under P_n of the change of the logits. h: [N, d], a sample of positions.
     """
     E = head.E
-    total = torch.zeros(E.shape[1], dtype=torch.float64)
+    total = torch.zeros(E.shape[1], dtype=torch.float64, device=wide_device(E.device))
     squares = E.square()
     for part in h.split(positions_at_once(E)):
         x = part.to(E)
         p = head.logits(x).softmax(dim=1)
         variance = (p @ squares - (p @ E).square()).clamp(min=0)
-        total += wide((x.square() * variance).sum(dim=0)).cpu()
-    return total / len(h)
+        total += wide((x.square() * variance).sum(dim=0))
+    return (total / len(h)).cpu()
 
 
 def combined_scores(first: Tensor, second: Tensor) -> Tensor:
     """[d] product of two scores [d], so that both count alike in the logarithm."""
-    return torch.as_tensor(first).double() * torch.as_tensor(second).double()
+    return torch.as_tensor(first).double().cpu() * torch.as_tensor(second).double().cpu()
 
 
 # ----------------------------------------------------------------------- orders by replacements

@@ -50,7 +50,10 @@ class Check:
 
 @dataclass(frozen=True, eq=False)
 class Tuned:
-    """A map of rank k that replaces h before the output embedding: decode (encode h) + shift."""
+    """A map of rank k that replaces h before the output embedding: decode (encode h) + shift.
+
+    Its tensors are on the CPU.
+    """
 
     encode: Tensor
     """[k, d]"""
@@ -127,7 +130,7 @@ class _Coordinates:
     """Factors of a rank-k map in whitened coordinates: decode = to_E u, encode = v to_h."""
 
     def __init__(self, E: Tensor, h: Tensor, weights: Tensor) -> None:
-        states = wide(h).cpu()
+        states = wide(h.to(E.device))
         self.mean = states.mean(dim=0)
         root_h, inverse_h = square_roots(torch.cov(states.T), floor=_FLOOR)
         root_E, inverse_E = square_roots(token_metric(E, weights), floor=_FLOOR)
@@ -172,7 +175,8 @@ class Sample:
     ) -> "Sample":
         """Draws tokens for positions h [n, d]; a [V] is the mean probability in their text."""
         chance = (a.double() * n_tokens).clamp(max=1.0)
-        drawn = torch.rand(len(chance), generator=generator, dtype=torch.float64) < chance
+        lot = torch.rand(len(chance), generator=generator, dtype=torch.float64)
+        drawn = lot.to(chance.device) < chance
         drawn[chance.argmax()] = True  # so that there is always one
         tokens = drawn.nonzero()[:, 0]
         E, b = head.E, head.b

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from probenc_support.head import Head
 from probenc_support.moments import Moments
+from probenc_support.precision import wide, wide_device
 from probenc_support.pruning.bases import Basis
 
 _ROWS = 8192
@@ -31,18 +32,23 @@ def about_origin(moments: Moments) -> Moments:
 def whole_head(head: Head, basis: Basis, removed: int) -> tuple[Tensor, Tensor | None]:
     """E' [V, d] and b' [V] float64 that give the logits of `basis` with `removed` coordinates gone.
 
+    Products are made where E lies.
+
     Returns:
-        b' is None where neither the head nor the basis (see `about_origin`) needs one.
+        Both are on the CPU, for a file. b' is None where neither the head nor the basis (see
+        `about_origin`) needs one.
     """
-    encode, decode = basis.encode[removed:], basis.decode[:, removed:]
+    place = wide_device(head.E.device)
+    mean = basis.mean.to(place)
+    encode, decode = basis.encode[removed:].to(place), basis.decode[:, removed:].to(place)
     linear = decode @ encode
     if basis.axes is not None:
         gone = basis.axes[:removed]
         linear[:, gone] = 0.0  # what is left reads the kept dimensions alone, up to rounding
-    shift = basis.mean - linear @ basis.mean
-    E = torch.cat([rows.cpu().double() @ linear for rows in head.E.split(_ROWS)])
+    shift = mean - linear @ mean
+    E = torch.cat([(wide(rows) @ linear).cpu() for rows in head.E.split(_ROWS)])
     b = None if head.b is None else head.b.cpu().double()
     if bool(shift.any()):
-        more = torch.cat([rows.cpu().double() @ shift for rows in head.E.split(_ROWS)])
+        more = torch.cat([(wide(rows) @ shift).cpu() for rows in head.E.split(_ROWS)])
         b = more if b is None else b + more
     return E, b

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from probenc_support.errors import InputError
 from probenc_support.regression.arrays import Array, Matrix, as_array, as_tensor
@@ -20,6 +21,11 @@ def log_mean_exp(values: Matrix, weights: Matrix) -> Array:
     Returns:
         [V] or [V, B] log of sum over g of weights[g] exp(values[g]) / sum of weights.
     """
+    return as_array(_log_mean_exp(values, weights))
+
+
+def _log_mean_exp(values: Matrix, weights: Matrix) -> Tensor:
+    """The same, where the values lie."""
     groups = as_tensor(values).double()
     shares = as_tensor(weights).to(groups.device, torch.float64)
     shares = (shares / shares.sum(0)).reshape(len(shares), -1)
@@ -30,7 +36,7 @@ def log_mean_exp(values: Matrix, weights: Matrix) -> Array:
     # the exponentials underflow: such a token is done again in log space.
     for token in (means == 0.0).any(1).nonzero()[:, 0]:
         result[token] = torch.logsumexp(groups[:, token, None] + shares.log(), 0)
-    return as_array(result.reshape(-1, *as_tensor(weights).shape[1:]))
+    return result.reshape(-1, *as_tensor(weights).shape[1:])
 
 
 def bootstrap_log_a(
@@ -50,9 +56,17 @@ def bootstrap_log_a(
     Raises:
         InputError: there are fewer than two groups.
     """
+    drawn = drawn_log_a(log_a_groups, group_sizes, n_replicates=n_replicates, seed=seed)
+    return as_array(drawn)
+
+
+def drawn_log_a(
+    log_a_groups: Matrix, group_sizes: Matrix, *, n_replicates: int, seed: int = 0
+) -> Tensor:
+    """`bootstrap_log_a` [V, n_replicates] as a tensor, where the averages by group lie."""
     sizes = as_array(as_tensor(group_sizes))
     draws = draws_of_groups(len(sizes), n_replicates, seed=seed)
-    return log_mean_exp(log_a_groups, (draws * sizes).T)
+    return _log_mean_exp(log_a_groups, (draws * sizes).T)
 
 
 def draws_of_groups(n_groups: int, n_replicates: int, *, seed: int = 0) -> NDArray[np.int64]:
@@ -89,9 +103,9 @@ def bootstrap_fits(
         n_replicates: how many draws; all are fitted by one matrix product.
         seed: of the draws.
     """
-    log_a = bootstrap_log_a(log_a_groups, group_sizes, n_replicates=n_replicates, seed=seed)
-    whole = log_mean_exp(log_a_groups, group_sizes)[:, None]
-    return design.fit_many(-np.concatenate([whole, log_a], axis=1))
+    log_a = drawn_log_a(log_a_groups, group_sizes, n_replicates=n_replicates, seed=seed)
+    whole = _log_mean_exp(log_a_groups, group_sizes)[:, None]
+    return design.fit_many(-torch.cat([whole, log_a], dim=1))
 
 
 def bootstrap_r2_adj(
@@ -127,7 +141,7 @@ def bootstrap_r2_of(
     guess = as_array(as_tensor(predicted))
     if len(as_tensor(group_sizes)) < 2:
         return Interval.unknown(r2_of(-whole, guess))
-    log_a = bootstrap_log_a(log_a_groups, group_sizes, n_replicates=n_replicates, seed=seed)
-    missed = np.square(log_a + guess[:, None]).sum(axis=0)
-    total = log_a.var(axis=0) * len(log_a)
-    return Interval.of(r2_of(-whole, guess), 1.0 - missed / total)
+    log_a = drawn_log_a(log_a_groups, group_sizes, n_replicates=n_replicates, seed=seed)
+    missed = (log_a + torch.from_numpy(guess).to(log_a.device)[:, None]).square().sum(dim=0)
+    total = log_a.var(dim=0, correction=0) * len(log_a)
+    return Interval.of(r2_of(-whole, guess), as_array(1.0 - missed / total))

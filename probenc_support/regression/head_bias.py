@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from probenc_support.head import Head
+from probenc_support.precision import wide
 from probenc_support.regression.arrays import Matrix, as_tensor
 from probenc_support.regression.linear_fit import Design, adjusted
 
@@ -43,7 +44,7 @@ class BesideBias:
         b = head.bias
         if b is None or not float(b.std()) > 0:
             return None
-        E, b, values = head.rows.double(), b.double(), as_tensor(y).double()
+        E, b, values = wide(head.rows), wide(b), as_tensor(y).double()
         plain = Design.of(E)
         joint = Design.of(torch.cat([E, b[:, None]], dim=1)).fit_many(values)
         less = values + b.to(values)

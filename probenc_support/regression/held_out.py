@@ -5,6 +5,7 @@ import torch
 from numpy.typing import NDArray
 
 from probenc_support.errors import InputError
+from probenc_support.precision import wide
 from probenc_support.regression.arrays import Array, Matrix, as_array, as_tensor
 from probenc_support.regression.linear_fit import Design, r2_of
 
@@ -28,8 +29,9 @@ def out_of_fold(design: Design, y: Matrix, *, n_folds: int, seed: int = 0) -> Ar
     predicted = np.empty(len(design.E))
     for fold in folds(design, n_folds, seed=seed):
         rest = design.without(fold).fit_many(y)
-        rows = design.E[torch.from_numpy(fold).to(design.E.device)]
-        predicted[fold] = as_array(rows) @ rest.slopes[:, 0] + rest.intercepts[0]
+        rows = wide(design.E[torch.from_numpy(fold).to(design.E.device)])
+        slopes = torch.from_numpy(rest.slopes[:, 0]).to(rows.device)
+        predicted[fold] = as_array(rows @ slopes) + rest.intercepts[0]
     return predicted
 
 

@@ -16,4 +16,4 @@ def fit_tokens(lm: LanguageModel, detection: Detection) -> LinearFit:
         InputError: there are too few tokens for so many dimensions, or the pass is of a model with
             other tokens.
     """
-    return fit(lm.head.rows.cpu(), detection.y)
+    return fit(lm.head.rows, detection.y)

@@ -57,7 +57,8 @@ def correlation_with_mean_hidden(
     labels, times = as_tensor(group), as_tensor(draws).double()
     sums = sums_by_label(as_tensor(h), labels, times.shape[1])
     sizes = torch.bincount(labels, minlength=len(sums)).double()
-    weights = torch.cat([torch.ones(1, len(sums), dtype=torch.float64), times])
+    sizes = sizes.to(sums.device)
+    weights = torch.cat([torch.ones(1, len(sums), dtype=torch.float64), times.cpu()]).to(sums)
     means = weights @ sums / (weights @ sizes)[:, None]
     correlations = fitted_correlations(design, slopes, -means.T)
     return Interval.of(float(correlations[0]), correlations[1:])

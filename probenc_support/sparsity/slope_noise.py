@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probenc_support.regression import Design, Matrix, bootstrap_log_a
+from probenc_support.regression import Design, Matrix
 from probenc_support.regression.arrays import Array
+from probenc_support.regression.bootstrap import drawn_log_a
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +75,7 @@ def redraw(
     Raises:
         InputError: there are fewer than two documents.
     """
-    log_a = bootstrap_log_a(log_a_groups, group_sizes, n_replicates=n_replicates, seed=seed)
+    log_a = drawn_log_a(log_a_groups, group_sizes, n_replicates=n_replicates, seed=seed)
     return Redrawn(slopes, design.fit_many(-log_a).slopes)
 
 

@@ -20,8 +20,9 @@ from torch import Tensor
 from probenc_support.models import LanguageModel
 from probenc_support.precision import wide
 
-_BLOCK = 2**16
-"""Entries of a [positions, tokens] block: half a megabyte in float64, so that it stays in cache."""
+_BLOCK = {"cpu": 2**16, "cuda": 2**24}
+"""Entries of a [positions, tokens] block: half a megabyte in float64 on a CPU, so that it stays in
+its cache; on a GPU so many that a block takes longer than its start."""
 
 FAR = 600.0
 """Nats beyond which a logit is not moved: e^600 is near the end of float64."""
@@ -66,7 +67,7 @@ def mean_errors(log_p: Tensor, g: Tensor, step: float) -> Tensor:
     reachable = is_reachable(log_a, step)
     log_p, goal = log_p[:, reachable], log_a[reachable] + step
     factors = (step * g).clamp(-FAR, FAR).exp().T.contiguous()
-    totals = torch.zeros(len(factors), dtype=torch.float64)
+    totals = log_p.new_zeros(len(factors))
     with one_thread():
         for columns in columns_of(log_p):
             p, q = log_p[:, columns].exp(), -torch.expm1(log_p[:, columns])
@@ -104,11 +105,12 @@ class TopTwo:
 def top_two(lm: LanguageModel, h: Tensor, z: Tensor, *, chunk: int = 256) -> TopTwo:
     """The two most probable tokens at hidden states h [N, d] with log-partition z [N].
 
-    They tell whether an edit changes the top token; see `effects`.
+    They tell whether an edit changes the top token; see `effects`. Logits are made where E lies,
+    and what is found of them is where z is.
     """
     largest = [torch.topk(lm.head.logits(part.to(lm.E)), 2) for part in h.split(chunk)]
-    values = wide(torch.cat([two.values for two in largest])).cpu() - z[:, None]
-    ids = torch.cat([two.indices[:, 0] for two in largest]).cpu()
+    values = wide(torch.cat([two.values for two in largest])).to(z.device) - z[:, None]
+    ids = torch.cat([two.indices[:, 0] for two in largest]).to(z.device)
     return TopTwo(ids, values[:, 0], values[:, 1])
 
 
@@ -153,6 +155,7 @@ def effects(
             default all are one.
     """
     lengths = torch.tensor([len(log_p)]) if group is None else _lengths(group)
+    lengths, g, steps = lengths.to(log_p.device), g.to(log_p), steps.to(log_p)
     parts = []
     for own in columns_of(log_p):
         block = log_p[:, own].contiguous()
@@ -165,7 +168,7 @@ def effects(
 
 def sums_by_group(values: Tensor, group: Tensor) -> Tensor:
     """[G, ...] sums of values [N, ...] over runs of equal `group` [N], which never decreases."""
-    return _sums(values, _lengths(group))
+    return _sums(values, _lengths(group).to(values.device))
 
 
 def _lengths(group: Tensor) -> Tensor:
@@ -181,7 +184,7 @@ def _sums(values: Tensor, lengths: Tensor) -> Tensor:
 
 def columns_of(log_p: Tensor) -> Iterator[slice]:
     """Runs of tokens whose [N, k] block is small."""
-    width = max(1, _BLOCK // len(log_p))
+    width = max(1, _BLOCK.get(log_p.device.type, 2**16) // len(log_p))
     return (slice(start, start + width) for start in range(0, log_p.shape[1], width))
 
 

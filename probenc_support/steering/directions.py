@@ -108,7 +108,7 @@ def random_direction(like: Tensor, *, seed: int) -> Tensor:
     """[d] a direction drawn evenly from the sphere, with the length of `like`."""
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randn(len(like), generator=generator, dtype=torch.float64)
-    return scaled_to(drawn, like)
+    return scaled_to(drawn.to(like.device), like)
 
 
 def moments_of_runs(h: Tensor, n: int = 4) -> list[Moments]:
@@ -129,6 +129,7 @@ def random_unit(moments: Moments, *, seed: int, n_draws: int = 9) -> Tensor:
     """
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randn(n_draws, len(moments.mean), generator=generator, dtype=torch.float64)
+    drawn = drawn.to(moments.mean.device)
     drawn = drawn / (drawn @ moments.mean)[:, None]
     variances = ((drawn @ moments.cov) * drawn).sum(dim=1)
     return drawn[variances.argsort()[n_draws // 2]]

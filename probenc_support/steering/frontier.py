@@ -42,7 +42,7 @@ def path(moments: Moments, ridges: Sequence[float] = RIDGES) -> Tensor:
     values, axes = moments.axes
     along = axes.T @ moments.mean
     added = torch.tensor(list(ridges), dtype=torch.float64) * float(moments.cov.diagonal().mean())
-    weights = along / (values + added[:, None])
+    weights = along / (values + added.to(values.device)[:, None])
     return (weights / (weights @ along)[:, None]) @ axes.T
 
 

@@ -120,10 +120,10 @@ def solve_jointly(
             along this direction.
     """
     g = g.double()[:, None].expand(-1, log_p.shape[1]) if g.ndim == 1 else g.double()
-    log_a = log_mean(log_p)
+    log_a, log_scales = log_mean(log_p), log_scales.to(log_p)
     check_feasible(log_a, log_scales, names)
     goal = log_a + log_scales
-    step = log_scales.double().clone()
+    step = log_scales.clone()
     new, miss = _at(log_p, g, step, goal)
     sweeps = _MOST_STEPS if bool((g > 0).all()) else _FEW_SWEEPS
     for _ in range(_MOST_STEPS):

@@ -37,7 +37,7 @@ def effect(vector: Tensor | None, h: Tensor) -> Tensor:
     """[N] float64 v . h_n for hidden states h [N, d], or ones for a plain logit bias (None)."""
     if vector is None:
         return torch.ones(len(h), dtype=torch.float64, device=h.device)
-    return h.double() @ vector
+    return h.double() @ vector.to(h.device)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from probenc_support.inference import Detection
 from probenc_support.models import LanguageModel
-from probenc_support.precision import wide
+from probenc_support.precision import wide, wide_device
 from probenc_support.steering.closed_form import achieved, effects, top_two
 from probenc_support.steering.scores import Edit
 
@@ -38,8 +38,9 @@ def change_of_log_a(
     factor = torch.expm1(-torch.log1p(log_p.exp() * torch.expm1(u)))
     worst = factor.abs().topk(min(most, len(h))).indices
     logits = lm.head.logits(h[worst].to(lm.E))
-    p = torch.exp(wide(logits).cpu() - z[worst, None])
-    change = torch.log1p((factor[worst] @ p / len(h) / log_a.exp()).clamp(min=-1 + 1e-12))
+    p = torch.exp(wide(logits) - z[worst, None].to(wide_device(logits.device)))
+    lost = (factor[worst].to(p.device) @ p).to(log_a.device) / len(h)
+    change = torch.log1p((lost / log_a.exp()).clamp(min=-1 + 1e-12))
     change[token] = achieved(log_p[:, None], u[:, None])[0]
     return change
 
@@ -54,10 +55,10 @@ def neighbours_kept(lm: LanguageModel, tokens: Tensor, changes: Tensor, *, n: in
     Returns:
         [M, m] float64, 0 to 1. Rows of tokens are compared by cosine, centred.
     """
-    rows = lm.head.rows.cpu()
+    rows = lm.head.rows
     centre = rows.mean(dim=0)
     known = torch.nn.functional.normalize(rows - centre, dim=1)
-    own = torch.searchsorted(lm.tokens.cpu(), tokens.contiguous())
+    own = torch.searchsorted(lm.tokens.cpu(), tokens.cpu().contiguous())
     now = (rows[own] - centre) @ known.T  # a row's own length changes no order
     before = _nearest_places(now, n)
     kept = torch.empty(len(changes), len(tokens), dtype=torch.float64)

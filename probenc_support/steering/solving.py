@@ -24,7 +24,7 @@ def solve_steps(log_p: Tensor, g: Tensor, log_scales: Tensor) -> Tensor:
     Returns:
         [K, S] float64; NaN where no step was found, as where the direction cannot reach the scale.
     """
-    wanted = log_scales.double().expand(log_p.shape[1], -1)
+    wanted = log_scales.to(log_p).expand(log_p.shape[1], -1)
     parts = []
     for own in columns_of(log_p):
         block = log_p[:, own].contiguous()
