@@ -14,6 +14,7 @@ All divergences are in nats, from the intact model's distribution P to the prune
 made of E is made where E lies, and a basis lies where the hidden states or their moments do.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -23,6 +24,10 @@ from torch import Tensor
 from probenc_support.errors import InputError
 from probenc_support.moments import Moments, States, moments_of, square_roots
 from probenc_support.precision import wide
+
+
+_ROWS = 8192
+"""Rows of E that are multiplied at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +83,8 @@ def compensated_basis(order: Tensor, h: States, *, ridge: float = 1e-6) -> Basis
     decode = torch.zeros_like(cov)
     decode[back] = unit
     encode = torch.zeros_like(cov)
-    encode[:, back] = torch.linalg.inv(unit)
+    identity = torch.eye(len(unit), dtype=unit.dtype, device=unit.device)
+    encode[:, back] = torch.linalg.solve_triangular(unit, identity, upper=False, unitriangular=True)
     return Basis(encode.flip(0), decode.flip(1), moments.mean, order)
 
 
@@ -131,10 +137,12 @@ def at_zero(basis: Basis) -> Basis:
 
 def token_metric(E: Tensor, weights: Tensor) -> Tensor:
     """[d, d] float64 weighted covariance of the rows of E [V, d], weights [V] of any sum; where E
-    lies."""
+    lies. Products of some thousand rows are made in E's precision, and added up in float64."""
     share = (weights / weights.sum()).to(E)
-    centred = E - share @ E
-    return wide(centred.T @ (centred * share[:, None]))
+    mean = share @ E
+    parts = zip(E.split(_ROWS), share.split(_ROWS), strict=True)
+    products = (wide((x := rows - mean).T @ (x * part[:, None])) for rows, part in parts)
+    return functools.reduce(torch.Tensor.add_, products)
 
 
 def lost_variance(basis: Basis, E: Tensor, h: Tensor, weights: Tensor) -> Tensor:
