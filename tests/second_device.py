@@ -94,6 +94,8 @@ def _call(func: Any, args: Any, kwargs: Any, counter: SecondDevice | None) -> An
     if name in ("copy_", "__setitem__") and there and not isinstance(args[0], OnDevice):
         _count(args[-1], counter)
     with torch._C.DisableTorchFunctionSubclass():
+        if name in ("mm", "spmm") and there and isinstance(args[-1], torch.dtype):
+            args = [matrix.to(args[-1]) for matrix in args[:2]]  # the CPU has no such product
         if name == "__iter__" and there:
             return iter([_there(row) for row in args[0].unbind(0)])
         result = func(*args, **kwargs)

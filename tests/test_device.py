@@ -314,3 +314,26 @@ def test_numbers_are_those_of_the_cpu(what: str, whole: bool, device: Any) -> No
         torch.testing.assert_close(
             one, other, rtol=tolerance, atol=tolerance * scale, equal_nan=True
         )
+
+
+@pytest.mark.parametrize("style", ["bias", "untied"])
+def test_a_pass_in_half_precision_multiplies_the_weights_as_they_are(
+    style: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = torch.randint(0, tiny.VOCABULARY, (8, 16), generator=torch.Generator().manual_seed(0))
+    blocks = corpora.from_ids(ids, corpus="ids")
+    here = tiny.language_model(style, dtype=torch.bfloat16)
+    expected = inference.detect(here, blocks, cache=False, progress=False)
+    factors, product = [], torch.mm
+    monkeypatch.setattr(torch, "mm", lambda *a, **k: factors.append(a[1].dtype) or product(*a, **k))
+    with second_device():
+        model = put(tiny.model(style).to(torch.bfloat16))
+        there = wrap(model, tiny.tokenizer(), name="there")
+        assert there.E.dtype == torch.float32
+        found = inference.detect(there, blocks, cache=False, progress=False)
+    assert set(factors) == {torch.bfloat16}
+    assert found.h.dtype == torch.float32
+    for name in ("h", "z", "log_a", "mean_log_p", "log_a_groups"):
+        torch.testing.assert_close(
+            getattr(found, name), getattr(expected, name), rtol=1e-6, atol=1e-6
+        )
