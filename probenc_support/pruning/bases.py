@@ -25,7 +25,6 @@ from probenc_support.errors import InputError
 from probenc_support.moments import Moments, States, moments_of, square_roots
 from probenc_support.precision import wide
 
-
 _ROWS = 8192
 """Rows of E that are multiplied at a time."""
 
