@@ -1,18 +1,23 @@
-"""The pass against the bare forward that a person would write, and against this machine's peak.
+"""The pass against the bare forward that a person would write, and against this machine's rates.
 
 python -m pytest tests/benchmarks/test_pass_speed.py --benchmark-only
+
+Shares are of the time that the counted work takes at a rate of `yardsticks`: of the pass, the
+matrix products of body and head in float32; of the sums over the vocabulary also the exponentials,
+and the bytes of the sweeps over the buffer, as if it lay in memory and in no cache.
 """
 
 import json
-import os
+import math
 import subprocess
 import sys
 import textwrap
-import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yardsticks
 
 from probenc_support import corpora, inference
 
@@ -49,17 +54,6 @@ def _operations(lm: Any, n: int) -> float:
     return 2.0 * n * body
 
 
-def _peak() -> float:
-    """Operations a second of one plain float32 matrix product, the best of five."""
-    a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        torch.mm(a, b)
-        times.append(time.perf_counter() - start)
-    return float(2 * 2048**3 / min(times))
-
-
 @pytest.mark.benchmark(group="The pass over 2,048 positions of SmolLM2-135M")
 @pytest.mark.parametrize("way", ["bare forward", "by hand", "pass"])
 def test_pass(benchmark: Any, real_lm: Any, blocks: corpora.TokenBlocks, way: str) -> None:
@@ -68,18 +62,18 @@ def test_pass(benchmark: Any, real_lm: Any, blocks: corpora.TokenBlocks, way: st
         "by hand": lambda: _by_hand(real_lm, blocks),
         "pass": lambda: inference.detect(real_lm, blocks, cache=False, progress=False),
     }
-    peak = _peak()
+    peak = yardsticks.product(torch.float32).rate()
     benchmark.pedantic(ways[way], rounds=3, warmup_rounds=1)
     rate = _operations(real_lm, blocks.n_positions) / benchmark.stats.stats.median
     benchmark.extra_info["positions_per_second"] = blocks.n_positions / benchmark.stats.stats.median
-    benchmark.extra_info["share_of_matrix_product_rate"] = rate / peak
+    benchmark.extra_info["share_of_float32_product_rate"] = rate / peak
     benchmark.extra_info["peak_memory_above_model_mb"] = _memory_above_model(way)
 
 
 _MEMORY = """
     import json, pathlib, re, sys
     sys.path[:0] = {paths!r}
-    from benchmarks import test_pass_speed as speed
+    import test_pass_speed as speed
     from probenc_support import corpora, inference, models
     lm = models.load("smollm2-135m-instruct", device="cpu", dtype="float32")
     blocks = corpora.blocks("python-manual", lm.tokenizer, n_positions=2048)
@@ -101,12 +95,49 @@ _MEMORY = """
 
 def _memory_above_model(way: str) -> float:
     """Megabytes by which a fresh process grows past what it holds after loading and one block."""
-    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120
-    script = textwrap.dedent(_MEMORY.format(paths=[here], way=way))
+    here = Path(__file__).resolve().parent
+    script = textwrap.dedent(_MEMORY.format(paths=[str(here)], way=way))
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     return float(json.loads(done.stdout.splitlines()[-1])) / 1e3
+
+
+SWEEPS = 7
+"""Times that each logit is read or written besides `exp_`, by `HeadSums`: largest, sum
+over positions, subtraction (two), sum over tokens, sum of probabilities, and the product's own."""
+
+
+def _sums_by_hand(head: Any, h: torch.Tensor) -> torch.Tensor:
+    """[V] the sum of probabilities as a person writes it, as many positions at a time as `sums`."""
+    total = torch.zeros(head.V, dtype=torch.float64)
+    for part in h.split(head.sums().chunk):
+        total += torch.softmax(part @ head.E.T, dim=1).sum(0).double()
+    return total
+
+
+def _sums(head: Any, h: torch.Tensor) -> torch.Tensor:
+    """[V] the same by `HeadSums`, which has log-partition and mean log-probability besides."""
+    sums = head.sums()
+    sums.add(h)
+    return (sums.log_a + math.log(len(h))).exp()
+
+
+@pytest.mark.benchmark(group="Sums over the vocabulary of 2,048 positions, 49,152 x 576")
+@pytest.mark.parametrize("way", [_sums_by_hand, _sums], ids=["by hand", "head sums"])
+def test_sums(benchmark: Any, real_lm: Any, blocks: corpora.TokenBlocks, way: Any) -> None:
+    head = real_lm.head
+    product = yardsticks.product(torch.float32).rate()
+    exp, bandwidth = yardsticks.exponentials().rate(), yardsticks.triad().rate()
+    with torch.inference_mode():
+        h = inference.read(real_lm, blocks.ids)
+        found = benchmark.pedantic(way, (head, h), rounds=5, warmup_rounds=1)
+        expected = _sums_by_hand(head, h)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-9)
+    seconds, values = benchmark.stats.stats.median, len(h) * head.V
+    benchmark.extra_info["share_of_float32_product_rate"] = 2 * values * head.d / seconds / product
+    benchmark.extra_info["share_of_exp_rate"] = values / seconds / exp
+    benchmark.extra_info["share_of_memory_bandwidth"] = SWEEPS * 4 * values / seconds / bandwidth
 
 
 @pytest.mark.gpu
@@ -141,21 +172,13 @@ def test_pass_on_gpu(benchmark: Any, size: str) -> None:
     )  # fmt: skip
     check_head(lm)
     blocks = corpora.from_ids(torch.randint(V, (128, 256)), corpus="random")
-    a = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
-    times = []
-    for _ in range(10):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        torch.mm(a, a)
-        torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    peak = 2 * 8192**3 / sorted(times)[5]
+    peak = yardsticks.product(torch.bfloat16, 8192, "cuda").rate()
     benchmark.pedantic(
         lambda: inference.detect(lm, blocks, cache=False, progress=False), rounds=3, warmup_rounds=1
     )
     seconds = benchmark.stats.stats.median
     benchmark.extra_info["tokens_per_second"] = blocks.n_positions / seconds
-    benchmark.extra_info["share_of_matrix_product_rate"] = (
+    benchmark.extra_info["share_of_bfloat16_product_rate"] = (
         _operations(lm, blocks.n_positions) / seconds / peak
     )
     benchmark.extra_info["gpu"] = torch.cuda.get_device_name()
