@@ -101,6 +101,81 @@ def test_pass(
     benchmark.extra_info["leaves"] = leaves
 
 
+RIVALS = {
+    "TransformerLens": "states and logits, no averages",
+    "lm-evaluation-harness": "log-likelihoods of blocks alone",
+}
+"""Other programs, and what each leaves; `rivals.py` tells what it does and does not."""
+
+
+RIVALS_PYTHON = Path(__file__).resolve().parents[2] / ".venv-rivals" / "bin" / "python"
+
+
+class Rival:
+    """Another program in a process of its own, which has the model loaded and waits to be asked."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        command = [str(RIVALS_PYTHON), str(Path(__file__).with_name("rivals.py")), name, folder]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.about = self._answer()
+
+    def ask(self, what: str) -> dict[str, Any]:
+        """`seconds`, `memory` or `mean_log_p`; the rival does its work and answers."""
+        assert self._process.stdin
+        self._process.stdin.write(f"{what}\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout
+        line = self._process.stdout.readline()
+        assert line, "the rival ended early; it says why above"
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+    def end(self) -> None:
+        """Closes its standard input, at which it ends."""
+        self._process.communicate(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def model_folder(
+    real_lm: Any, blocks: corpora.TokenBlocks, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The real model as transformers saves it, and the token ids: all that a rival gets."""
+    folder = tmp_path_factory.mktemp("model")
+    real_lm.model.save_pretrained(folder)
+    real_lm.tokenizer.save_pretrained(folder)
+    (folder / "blocks.json").write_text(json.dumps(blocks.ids.tolist()), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.skipif(
+    not RIVALS_PYTHON.is_file(), reason="no other programs here: `make benchmark-rivals`"
+)
+@pytest.mark.benchmark(group=GROUP)
+@pytest.mark.parametrize("name", RIVALS)
+def test_rival(
+    benchmark: Any, real_lm: Any, blocks: corpora.TokenBlocks, model_folder: Path, name: str
+) -> None:
+    """The same positions and weights; the rival must find the same log-probability of the text."""
+    detection = _pass(real_lm, blocks)
+    peak = yardsticks.product(torch.float32).rate()
+    rival = Rival(name, model_folder)
+    try:
+        benchmark.extra_info.update(rival.ask("memory"))
+        benchmark.pedantic(rival.ask, ("seconds",), rounds=3, warmup_rounds=1)
+        found = rival.ask("mean_log_p")["mean_log_p"]
+    finally:
+        rival.end()
+    assert found == pytest.approx(detection.mean_target_log_p, abs=1e-3)
+    _tell(benchmark, real_lm, rival.about["n_positions"], peak)
+    benchmark.extra_info["leaves"] = RIVALS[name]
+    benchmark.extra_info["release"] = rival.about["release"]
+
+
 def _tell(benchmark: Any, lm: Any, n: int, peak: float) -> None:
     seconds = benchmark.stats.stats.median
     benchmark.extra_info["positions_per_second"] = n / seconds
