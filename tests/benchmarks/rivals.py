@@ -125,7 +125,7 @@ def main(name: str, folder: str) -> None:
     work(blocks[:1])
     short = name == "lm-evaluation-harness"
     ready = {
-        "release": f"{package} {importlib.metadata.version(package)}",
+        "release": importlib.metadata.version(package),
         "n_positions": sum(len(ids) - short for ids in blocks),
     }
     print(json.dumps(ready), file=answers)

@@ -69,7 +69,7 @@ def _written_pass(lm: Any, blocks: corpora.TokenBlocks) -> inference.Detection:
 WAYS: dict[str, tuple[Callable[..., Any], str]] = {
     "bare forward": (_bare_forward, "logits, dropped"),
     "by hand": (_by_hand, "average probabilities"),
-    "pass": (_pass, "states, averages, target's log p"),
+    "pass": (_pass, "states, averages, log-likelihoods"),
     "pass, written to the cache": (_written_pass, "the same, and files"),
 }
 """Each way, and what it leaves."""
@@ -102,8 +102,8 @@ def test_pass(
 
 
 RIVALS = {
-    "TransformerLens": "states and logits, no averages",
-    "lm-evaluation-harness": "log-likelihoods of blocks alone",
+    "TransformerLens": "states, logits",
+    "lm-evaluation-harness": "log-likelihoods",
 }
 """Other programs, and what each leaves; `rivals.py` tells what it does and does not."""
 
