@@ -11,7 +11,7 @@ import pytest
 import torch
 import yardsticks
 
-from probenc_support.models import training
+from probenc_support.models import optimisers, training
 from probenc_support.models.recipes import RECIPES, Recipe
 
 NANO, MINI = RECIPES["pythia-nano"], RECIPES["pythia-mini"]
@@ -30,7 +30,7 @@ def _steps(recipe: Recipe, way: str, device: str) -> Any:
     shape = (recipe.batch_size, recipe.sequence_length)
     ids = torch.randint(recipe.vocabulary, shape, device=device)
     plain = torch.optim.AdamW(model.parameters(), lr=1e-4)
-    ours = training._optimiser(model, recipe)
+    ours = optimisers.of(model, recipe)
 
     def by_hand() -> None:
         model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
