@@ -7,10 +7,11 @@ CONFIG ?= config.yaml
 MODELS ?=
 export MODELS CONFIG
 
-BIN   := $(VENV)/bin
-STAMP := $(VENV)/.installed
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+RIVALS := .venv-rivals
 
-.PHONY: help book notebooks keep test check-book lint benchmark pdf clean browser environment
+.PHONY: help book notebooks keep test check-book lint benchmark benchmark-rivals pdf clean browser environment
 
 help:
 	@echo "make book        environment, models, notebooks, pages: open _build/html/index.html"
@@ -21,8 +22,9 @@ help:
 	@echo "make test        style, types and tests (CORES=8 runs so many tests at once)"
 	@echo "make check-book  links, figures and numbers of the pages that make book made"
 	@echo "make benchmark   measures the package against the direct ways (book/benchmarks)"
+	@echo "make benchmark-rivals  installs other programs, which make benchmark then measures too"
 	@echo "make pdf         the book as one PDF, where Chromium is installed"
-	@echo "make clean       removes what the runs wrote, and the pages (not the environment, nor the cache)"
+	@echo "make clean       removes what the runs wrote, and the pages (not the environments, nor the cache)"
 
 book: $(STAMP)
 	@$(BIN)/python book/build.py --cores $(CORES) --configfile "$$CONFIG" --models="$$MODELS"
@@ -47,6 +49,16 @@ lint: $(STAMP)
 
 benchmark: $(STAMP)
 	$(BIN)/python book/benchmark.py
+
+# TransformerLens and the lm-evaluation-harness, in an environment of their own: nothing else here
+# needs them, and without them their benchmarks are skipped.
+benchmark-rivals: $(RIVALS)/.installed
+
+$(RIVALS)/.installed: tests/benchmarks/rivals.txt constraints.txt
+	test -x $(RIVALS)/bin/python || $(PYTHON) -m venv $(RIVALS)
+	$(RIVALS)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  -c constraints.txt -r tests/benchmarks/rivals.txt
+	@touch $@
 
 pdf: $(STAMP)
 	$(BIN)/python book/pdf.py

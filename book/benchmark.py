@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 FOLDER = Path("book/benchmarks")
+ENDING = "ending of the file's name: the GPU's, or `before` for figures of an earlier version"
 KEPT_STATS = ("median", "iqr", "min", "max", "rounds")
 
 
@@ -20,7 +21,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("files", nargs="*", type=Path, help="default: all of tests/benchmarks")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--name", default="", help="ending of the file's name, such as the GPU's")
+    parser.add_argument("--name", default="", help=ENDING)
     options = parser.parse_args()
     files = options.files or sorted(Path("tests/benchmarks").glob("test_*.py"))
     return max((_measure(file, options.threads, options.name) for file in files), default=0)

@@ -56,6 +56,18 @@ def test_every_requirement_is_pinned_within_its_range(
         assert requirement.specifier.contains(pin, prereleases=True), f"{requirement} != {pin}"
 
 
+def test_rivals_are_timed_on_the_same_releases(pins: dict[str, Version]) -> None:
+    """Other programs of the benchmarks share what does the arithmetic, and are no dependencies."""
+    lines = read("tests/benchmarks/rivals.txt").splitlines()
+    rivals = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    assert {one.name for one in rivals} >= {"torch", "transformers"}
+    for one in rivals:
+        (pin,) = one.specifier
+        assert pin.operator == "=="
+        expected = Version(pin.version) if one.name in ("torch", "transformers") else None
+        assert pins.get(canonicalize_name(one.name)) == expected, one.name
+
+
 def test_environment_yml_installs_what_the_makefile_installs(project: dict[str, Any]) -> None:
     environment = yaml.safe_load(read("environment.yml"))
     (pip,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]

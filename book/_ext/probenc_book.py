@@ -7,13 +7,13 @@ file it comes from.
 import datetime
 import html
 import json
-import math
 import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 from docutils import nodes
+from probenc_benchmarks import Benchmarks, Gains, MeasuredRole
 from probenc_html import (
     ROOT,
     RUNS,
@@ -406,106 +406,6 @@ class Roster(BookDirective):
         return [raw(table_of(heads, rows, label="Roster"))]
 
 
-class Benchmarks(BookDirective):
-    """Measured times from `book/benchmarks/*.json`, which `make benchmark` writes."""
-
-    def content_nodes(self) -> list[nodes.Node]:
-        files = sorted((ROOT / "book" / "benchmarks").glob("*.json"))
-        files = [file for file in files if file.name != "large_head.json"]  # probenc_plan shows it
-        if not files:
-            return [
-                raw("<p>No benchmark has been kept: <code>make benchmark</code> runs them.</p>")
-            ]
-        on: dict[str, list[str]] = {}
-        for file in files:
-            record = json.loads(file.read_text(encoding="utf-8"))
-            on.setdefault(_machine(record), []).extend(_benchmark_tables(record))
-        return [
-            raw(f"<p>Measured on {html.escape(machine)}:</p>{''.join(tables)}")
-            for machine, tables in on.items()
-        ]
-
-
-def _machine(record: dict[str, Any]) -> str:
-    machine = record["machine_info"]
-    cpu = machine["cpu"]
-    hardware = [machine["gpu"], cpu["brand_raw"] or machine["machine"]]
-    return (
-        f"{' and '.join(str(one) for one in hardware if one)}, {machine['cores_used']} cores, "
-        f"Python {machine['python_version']}, {record['datetime'][:10]}"
-    )
-
-
-def _benchmark_tables(record: dict[str, Any]) -> list[str]:
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for one in record["benchmarks"]:
-        groups.setdefault(one["group"] or "others", []).append(one)
-    return [_benchmark_table(name, members) for name, members in groups.items()]
-
-
-def _benchmark_table(group: str, members: list[dict[str, Any]]) -> str:
-    """One row a way; ratios where several ways do the same thing, a column for every further
-    figure that was kept."""
-    whole = {id(one): one["stats"]["median"] / _timed_share(one) for one in members}
-    members = sorted(members, key=lambda one: whole[id(one)])
-    extras = list(dict.fromkeys(key for one in members for key in one["extra_info"]))
-    extras = [key for key in extras if key != "timed_share"]
-    compared = len(members) > 1 and len({_way(one["name"])[0] for one in members}) == 1
-    quickest = whole[id(members[0])]
-    rows = []
-    for one in members:
-        estimated = "" if _timed_share(one) == 1 else ", from a part"
-        row = [html.escape(_way(one["name"])[1]), duration(whole[id(one)]) + estimated]
-        if compared:
-            row.append(three_digits(whole[id(one)] / quickest))
-        row += [_figure(one["extra_info"].get(key)) for key in extras]
-        rows.append(row)
-    heads = [group, "time", *(["times the quickest"] if compared else []), *map(_heading, extras)]
-    return table_of([html.escape(head) for head in heads], rows, label=f"Benchmark {group}")
-
-
-def _timed_share(one: dict[str, Any]) -> float:
-    """How much of the work was timed; less than all where all of it would take hours."""
-    return float(one["extra_info"].get("timed_share", 1))
-
-
-def _way(name: str) -> tuple[str, str]:
-    """What a benchmark's name says it does, and by which way: `test_fit[statsmodels_pinv]`, or
-    `test_sweep_by_the_head_again`."""
-    words = name.removeprefix("test_").replace("_", " ")
-    if words.endswith("]"):
-        what, way = words[:-1].split("[", 1)
-        return what, way
-    return words.split(" ")[0], words
-
-
-def duration(seconds: float) -> str:
-    """Three digits in a unit that suits: 7.24 ms, 3.45 s, 2.10 h."""
-    for unit, size in (("h", 3600.0), ("min", 60.0), ("s", 1.0)):
-        if seconds >= (2 if size > 1 else 1) * size:
-            return f"{three_digits(seconds / size)}\N{NO-BREAK SPACE}{unit}"
-    return f"{three_digits(seconds * 1e3)}\N{NO-BREAK SPACE}ms"
-
-
-def three_digits(value: float) -> str:
-    """A positive number to three digits, without an exponent: 0.0123, 1.20, 31,300."""
-    places = 2 - math.floor(math.log10(value))
-    return f"{round(value, places):,.{max(0, places)}f}"
-
-
-def _heading(key: str) -> str:
-    words = key.removesuffix("_mb").replace("_", " ")
-    return f"{words} (MB)" if key.endswith("_mb") else words
-
-
-def _figure(value: Any) -> str:
-    if value is None:
-        return ABSENT
-    if isinstance(value, float) and abs(value) < 10:
-        return f"{value:.2g}"
-    return f"{value:,.0f}" if isinstance(value, int | float) else html.escape(str(value))
-
-
 class CiteBox(BookDirective):
     """How to cite the book, from CITATION.cff."""
 
@@ -585,13 +485,14 @@ def setup(app: Sphinx) -> dict[str, Any]:
         app.add_directive(name, directive)
     app.add_role("metric", MetricRole())
     app.add_role("judged", JudgedRole())
+    app.add_role("measured", MeasuredRole())
     app.connect("config-inited", leave_out_damaged)
     app.connect("html-page-context", add_to_page)
     app.connect("build-finished", copy_files)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
 
 
-DIRECTIVES: dict[str, type[BookDirective]] = {
+DIRECTIVES: dict[str, type[SphinxDirective]] = {
     "claims": Claims,
     "changes": Changes,
     "claim-sentences": ClaimSentences,
@@ -604,6 +505,7 @@ DIRECTIVES: dict[str, type[BookDirective]] = {
     "costs": Costs,
     "roster": Roster,
     "benchmarks": Benchmarks,
+    "gains": Gains,
     "cite-box": CiteBox,
     "launch-links": LaunchLinks,
     "figures-of-the-paper": PaperFigures,

@@ -1,19 +1,15 @@
 """What every step over an output embedding would take at a size that was not measured."""
 
 import html
-import json
-from pathlib import Path
 from typing import Any
 
 from docutils import nodes
-from probenc_book import BookDirective, duration, three_digits
-from probenc_html import ROOT, raw
+from probenc_benchmarks import PLANNED, Record, duration, records, three_digits
+from probenc_book import BookDirective
+from probenc_html import raw
 from sphinx.application import Sphinx
 
 from probenc_support.notebook.verdicts import table_of
-
-FILE = "large_head.json"
-"""The measurements, beside those of the other benchmarks; `make benchmark` writes it."""
 
 
 class LargeHeads(BookDirective):
@@ -23,10 +19,10 @@ class LargeHeads(BookDirective):
     has_content = False
 
     def content_nodes(self) -> list[nodes.Node]:
-        path = ROOT / "book" / "benchmarks" / FILE
-        if not path.is_file():
+        record = records().get(PLANNED)
+        if record is None:
             return [raw("<p>Not measured: <code>make benchmark</code> does it.</p>")]
-        return [raw(plan_table(path))]
+        return [raw(plan_table(record))]
 
 
 class OnGpu(BookDirective):
@@ -36,11 +32,7 @@ class OnGpu(BookDirective):
     has_content = False
 
     def content_nodes(self) -> list[nodes.Node]:
-        records = [
-            json.loads(file.read_text(encoding="utf-8"))
-            for file in sorted((ROOT / "book" / "benchmarks").glob("*.json"))
-        ]
-        if any(record["machine_info"]["gpu"] for record in records):
+        if any(record["machine_info"]["gpu"] for record in records().values()):
             return [raw("<p>Measured: see the tables of the GPU above.</p>")]
         return [
             raw(
@@ -54,10 +46,9 @@ class OnGpu(BookDirective):
         ]
 
 
-def plan_table(path: Path) -> str:
+def plan_table(record: Record) -> str:
     """One row a step: time at each size, the law, how the law fits, time and memory planned."""
-    record = json.loads(path.read_text(encoding="utf-8"))
-    steps: dict[str, list[dict[str, Any]]] = {}
+    steps: dict[str, list[Record]] = {}
     for one in record["benchmarks"]:
         steps.setdefault(one["extra_info"]["step"], []).append(one)
     measured = [sorted(found, key=lambda one: size_of(one)[1]) for found in steps.values()]
@@ -71,7 +62,7 @@ def plan_table(path: Path) -> str:
     return table_of([html.escape(head) for head in heads], rows, label="Large heads")
 
 
-def _row(found: list[dict[str, Any]], planned: list[int]) -> list[str]:
+def _row(found: list[Record], planned: list[int]) -> list[str]:
     info = found[-1]["extra_info"]
     times = [one["stats"]["median"] for one in found]
     (before, last), law = [size_of(one) for one in found[-2:]], info["time_law"]
@@ -86,7 +77,7 @@ def _row(found: list[dict[str, Any]], planned: list[int]) -> list[str]:
     ]
 
 
-def size_of(one: dict[str, Any]) -> tuple[int, int]:
+def size_of(one: Record) -> tuple[int, int]:
     """V and d of a measurement."""
     return one["extra_info"]["V"], one["extra_info"]["d"]
 

@@ -4,7 +4,8 @@
 
 200 tokens x 11 scales x 16,384 positions at the size of SmolLM2-135M's head. The other two ways
 would take hours: what is timed is one edit, and `timed_share` tells how much of the sweep that is.
-All of them must agree.
+All of them must agree. What is counted are the operations of the matrix products of the whole
+sweep.
 """
 
 import math
@@ -64,6 +65,7 @@ def by_the_model(lm, ids, token, change):
 @pytest.mark.benchmark(group=GROUP, min_rounds=3, warmup=True)
 def test_sweep_in_closed_form(benchmark: Any, setting: Any) -> None:
     lm, _, detection, tokens, vector = setting
+    benchmark.extra_info["billion_operations"] = 2 * N_POSITIONS * (N_TOKENS + 1) * lm.d / 1e9
     found = benchmark(in_closed_form, lm, detection, tokens, vector)
     assert found.log_scale.shape == (N_TOKENS, len(SCALES))
 
@@ -83,6 +85,7 @@ def test_sweep_by_the_head_again(benchmark: Any, setting: Any, edit: Any) -> Non
     lm, _, detection, _, _ = setting
     token, change, new = edit
     benchmark.extra_info["timed_share"] = 1 / N_EDITS
+    benchmark.extra_info["billion_operations"] = 2 * N_EDITS * N_POSITIONS * lm.V * lm.d / 1e9
     found = benchmark.pedantic(by_the_head, (lm, detection.h, token, change), rounds=2)
     assert found == pytest.approx(float(new.mean()), rel=1e-4)
 
@@ -93,5 +96,7 @@ def test_sweep_by_the_model_again(benchmark: Any, setting: Any, edit: Any) -> No
     token, change, new = edit
     ids = blocks.ids[: N_FORWARD // blocks.ids.shape[1]]
     benchmark.extra_info["timed_share"] = N_FORWARD / N_POSITIONS / N_EDITS
+    weights = sum(one.numel() for one in lm.model.parameters())  # the embedding is the head's too
+    benchmark.extra_info["billion_operations"] = 2 * N_EDITS * N_POSITIONS * weights / 1e9
     found = benchmark.pedantic(by_the_model, (lm, ids, token, change), rounds=2)
     assert found == pytest.approx(float(new[:N_FORWARD].mean()), rel=1e-4)
