@@ -42,6 +42,8 @@ def _measure(file: Path, threads: int, name: str) -> int:
 
 
 def _keep(report: dict, file: Path, threads: int, name: str) -> None:
+    if not report["benchmarks"]:  # all of a GPU, where there is none
+        return
     machine = report["machine_info"]
     cpu = machine.get("cpu", {})
     kept = {
