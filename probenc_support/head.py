@@ -178,11 +178,12 @@ class HeadSums:
         """
         Args:
             head: the whole of it; sums are kept of all rows.
-            chunk: positions a matrix product; 0: as many as fit the buffer's size.
+            chunk: positions a matrix product; 0: as many as fit the buffer's size, by 64.
         """
         E = head.E
         self.head, self.E, self.b = head, E, head.b
-        self.chunk = chunk or max(16, int(_chunk_bytes(E) / (head.V * E.element_size())))
+        fitting = _chunk_bytes(E) / (head.V * E.element_size())
+        self.chunk = chunk or 64 * max(1, round(fitting / 64))
         self._buffer = E.new_empty(0)
         self.n = 0
         there = wide_device(E.device)
@@ -251,16 +252,20 @@ class HeadSums:
 
     def _logits(self, h: Tensor) -> Tensor:
         """[n, V] in the buffer."""
+        n, V, half = len(h), self.head.V, self.head.half
         if self._buffer.numel() == 0:
-            self._buffer = self.E.new_empty((self.chunk, self.head.V))
-        logits, half = self._buffer[: len(h)], self.head.half
-        if half is not None and half.dtype == h.dtype and half.is_cuda and _MIXED:
+            self._buffer = self.E.new_empty(self.chunk * V)
+        buffer = self._buffer[: n * V]
+        if not h.is_cuda:
+            # Fewer, longer columns than rows: a CPU multiplies that a quarter faster.
+            logits = torch.mm(self.E, h.to(self.E).T, out=buffer.view(V, n)).T
+        elif half is not None and half.dtype == h.dtype and _MIXED:
             # Products of two numbers of half precision are exact in float32, and are added up in
             # it: only the order of the sums differs from a float32 product of the same numbers.
-            torch.mm(h, half.T, torch.float32, out=logits)
+            logits = torch.mm(h, half.T, torch.float32, out=buffer.view(n, V))
             logits = logits if self.head.scale == 1.0 else logits.mul_(self.head.scale)
         else:
-            torch.mm(h.to(self.E), self.E.T, out=logits)
+            logits = torch.mm(h.to(self.E), self.E.T, out=buffer.view(n, V))
         return logits if self.b is None else logits.add_(self.b)
 
     def _logs(self, p_sums: Tensor, h: Tensor, z: Tensor, sizes: Sequence[int]) -> Tensor:

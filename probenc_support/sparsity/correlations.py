@@ -38,9 +38,9 @@ def spearman(X: Matrix, y: Matrix) -> Array:
 
 def _correlation(column: NDArray[np.floating], y_ranks: Array) -> float:
     order = _order(column)
-    ranks = _sorted_ranks(column[order])
+    ranks = _sorted_ranks(column.take(order))
     # Not by BLAS, whose own threads would wait for one another in each of these.
-    product = np.einsum("i,i->", ranks, y_ranks[order])
+    product = np.einsum("i,i->", ranks, y_ranks.take(order))
     squares = np.einsum("i,i->", ranks, ranks) * np.einsum("i,i->", y_ranks, y_ranks)
     with np.errstate(invalid="ignore", divide="ignore"):
         return float(product / np.sqrt(squares))
@@ -54,12 +54,12 @@ def _order(values: NDArray[np.floating]) -> NDArray[np.int64]:
     takes to compare floats.
     """
     bits = (values + values.dtype.type(0)).view(f"i{values.itemsize}")  # of two zeros makes one
-    digits = np.where(bits < 0, ~bits, bits ^ np.iinfo(bits.dtype).min).view(np.uint16)
-    digits = digits.reshape(len(values), -1)
-    last_first = [*range(digits.shape[1])][:: 1 if sys.byteorder == "little" else -1]
-    order = np.arange(len(values))
-    for place in last_first:
-        order = order[digits[order, place].argsort(kind="stable")]
+    sign = bits >> (8 * values.itemsize - 1)
+    digits = (bits ^ (sign | np.iinfo(bits.dtype).min)).view(np.uint16).reshape(len(values), -1)
+    last_first = digits.T[:: 1 if sys.byteorder == "little" else -1].copy()
+    order: NDArray[np.int64] = last_first[0].argsort(kind="stable")
+    for digit in last_first[1:]:
+        order = order.take(digit.take(order).argsort(kind="stable"))
     return order
 
 
