@@ -250,6 +250,8 @@ def figure(value: Any) -> str:
     """A further figure of a benchmark: two digits where it is small, words as they are."""
     if value is None:
         return ABSENT
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, float) and abs(value) < 10:
         return f"{value:.2g}"
     return f"{value:,.0f}" if isinstance(value, int | float) else html.escape(str(value))

@@ -83,7 +83,7 @@ def finished(running: "subprocess.Popen[str]") -> str:
 @pytest.mark.benchmark(group=f"A pass of {MODEL} over more and more text, end to end")
 @pytest.mark.parametrize("power", [14, 16, 18, 20])
 def test_length(benchmark: Any, own_passes: Path, power: int) -> None:
-    benchmark.name = f"test_length[2^{power} = {2**power:,} positions]"
+    benchmark.name = f"test_{2**power:,} positions"
     threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
 
     def run() -> str:
