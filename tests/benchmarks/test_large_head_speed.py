@@ -7,17 +7,14 @@ the planned size; the performance page extrapolates from the largest one, and sh
 the same law would have said of the largest from the next one. Matrices are random.
 """
 
-import ctypes
-import sys
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import psutil
 import pytest
 import torch
+from benchmarks.memory import peak_above_start
 
 from probenc_support import pruning, sparsity
 from probenc_support.head import Head
@@ -125,29 +122,9 @@ def test_step(benchmark: Any, data: Data, name: str) -> None:
     for needed in step.needs:
         getattr(data, needed)
     benchmark.pedantic(step.run, (data,), rounds=3)
+    with peak_above_start() as memory:
+        step.run(data)
     benchmark.extra_info |= {
         "step": name, "V": V, "d": d, "time_law": step.time, "memory_law": step.memory,
-        "planned": PLANNED, "memory_mb": _memory(lambda: step.run(data)),
+        "planned": PLANNED, "memory_mb": memory.mb,
     }  # fmt: skip
-
-
-def _memory(run: Callable[[], Any]) -> float:
-    """Megabytes by which this process grows beyond what it held, at the most, during a run."""
-    if sys.platform == "linux":  # what was freed before would be taken again unseen
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-    process, done = psutil.Process(), threading.Event()
-    start = highest = process.memory_info().rss
-
-    def watch() -> None:
-        nonlocal highest
-        while not done.wait(0.003):
-            highest = max(highest, process.memory_info().rss)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        run()
-    finally:
-        done.set()
-        watcher.join()
-    return (highest - start) / 1e6

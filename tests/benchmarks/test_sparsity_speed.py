@@ -6,15 +6,13 @@ The direct way, scikit-learn's PCA and then one statsmodels fit for every number
 would need 1,600 fits; here it makes the few of `STEPS`. `peak_memory_mb` is above the data.
 """
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import statsmodels.api as sm
+from benchmarks.memory import peak_above_start
 from sklearn.decomposition import PCA
 
 from probenc_support import sparsity
@@ -33,27 +31,6 @@ def data():
     rng = np.random.default_rng(0)
     E = rng.standard_normal((V, D), dtype=np.float32) * np.geomspace(1.0, 0.1, D, dtype=np.float32)
     return E, E.astype(np.float64) @ rng.standard_normal(D) + 10.0 * rng.standard_normal(V)
-
-
-@contextmanager
-def peak_memory(info: dict[str, Any]) -> Iterator[None]:
-    """Puts the largest resident memory above that at the start into `info`, in megabytes."""
-    process, done = psutil.Process(), threading.Event()
-    start = highest = process.memory_info().rss
-
-    def watch() -> None:
-        nonlocal highest
-        while not done.wait(0.01):
-            highest = max(highest, process.memory_info().rss)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        yield
-    finally:
-        done.set()
-        watcher.join()
-        info["peak_memory_mb"] = round((highest - start) / 1e6)
 
 
 def whole_analysis(E, y):
@@ -106,8 +83,9 @@ def direct_by_covariance(E, y):
     ],
 )
 def test_sparsity(benchmark: Any, data: Any, way: Callable[..., Any]) -> None:
-    with peak_memory(benchmark.extra_info):
+    with peak_above_start() as memory:
         r2 = benchmark.pedantic(way, args=data, rounds=1)
+    benchmark.extra_info["peak_memory_mb"] = round(memory.mb)
     expected = sparsity.component_shares(_correlations(*data))[0][[k - 1 for k in STEPS]]
     np.testing.assert_allclose(r2, expected, rtol=1e-6)
 
