@@ -116,7 +116,7 @@ def sparse(p: Problem) -> Any:
     log_a = regression.bootstrap_log_a(p.groups, p.sizes, n_replicates=7)
     yield statistics, components, components.scores(p.E, 1), components.score(p.E, 2)
     yield sparsity.forward_selection(statistics), sparsity.lasso_path(statistics, n_penalties=5)
-    yield sparsity.heldout_curve(design, y, sparsity.forward_basis)
+    yield sparsity.heldout_curve(design, y, sparsity.forward_order)
     yield Replicates.of(design, statistics, components, -log_a).component_r
     yield controls.shuffled(design, y, n_shuffles=2)
     yield correlations.spearman(p.E[:, :2], y)

@@ -142,6 +142,16 @@ def test_well_conditioned_embeddings_need_no_qr():
     assert np.linalg.cond(centred / np.linalg.norm(centred, axis=0)) <= design.condition
 
 
+@pytest.mark.parametrize("size", [1, 2, 30, 200])
+@pytest.mark.parametrize("condition", [1.0, 1e2, 1e4])
+def test_condition_is_nearly_that_of_the_inverse_itself(size, condition):
+    E, _ = problem(n=500, d=size, condition=condition)
+    centred = E - E.mean(0)
+    scaled = centred / np.linalg.norm(centred, axis=0)
+    exact = np.sqrt(np.linalg.cond(scaled.T @ scaled, 1))
+    assert 1 / np.sqrt(3) < Design.of(E).condition / exact < 1 + 1e-6
+
+
 def test_condition_does_not_depend_on_the_units_of_the_columns():
     E, _ = problem(condition=10.0)
     scale = np.geomspace(1e-6, 1e6, E.shape[1])

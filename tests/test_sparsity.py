@@ -143,6 +143,14 @@ def test_rotated_statistics_are_those_of_the_rotated_embedding():
         np.testing.assert_allclose(getattr(ours, name), getattr(direct, name), rtol=1e-7, atol=1e-7)
 
 
+def test_statistics_of_some_dimensions_are_those_of_a_basis_of_unit_vectors():
+    E, y = problem()
+    order = np.array([5, 0, 3])
+    ours, direct = statistics(E, y).ordered(order), statistics(E, y).rotated(np.eye(7)[:, order])
+    for name in ("mean", "gram", "cross", "slopes", "r2", "correlation"):
+        np.testing.assert_allclose(getattr(ours, name), getattr(direct, name), rtol=1e-12)
+
+
 # --------------------------------------------------------------------------- explained share
 
 
@@ -158,6 +166,41 @@ def test_forward_selection_equals_brute_force_refits():
     np.testing.assert_allclose(selection.r2, r2, rtol=1e-10)
     short = sparsity.forward_selection(statistics(E, y), 3)
     np.testing.assert_array_equal(short.order, taken[:3])
+
+
+def greedy(fitted, steps):
+    """Forward selection by a whole update of E'E and E'y after every dimension."""
+    gram, cross, order, gains = fitted.gram.copy(), fitted.cross.copy(), [], []
+    for _ in range(steps):
+        gain = np.full(fitted.d, -1.0)
+        left = np.setdiff1d(np.flatnonzero(gram.diagonal() > 1e-9), order)
+        gain[left] = cross[left] ** 2 / gram.diagonal()[left]
+        best = int(gain.argmax())
+        if gain[best] < 0.0:
+            break
+        order.append(best)
+        gains.append(gain[best])
+        cross -= gram[best] * cross[best] / gram[best, best]
+        gram -= np.outer(gram[best], gram[best]) / gram[best, best]
+    return order, np.cumsum(gains) / fitted.total
+
+
+def test_forward_selection_of_more_dimensions_than_a_block_equals_whole_updates():
+    rng = np.random.default_rng(4)
+    E = rng.normal(size=(900, 299)) @ rng.normal(size=(299, 299))
+    y = E @ rng.normal(size=299) + 20.0 * rng.normal(size=900)
+    fitted = statistics(E, y).ordered(np.append(np.arange(299), 5))  # one of them twice
+    order, r2 = greedy(fitted, 300)
+    ours = sparsity.forward_selection(fitted)
+    assert len(ours.order) == len(set(ours.order)) == 299
+    np.testing.assert_array_equal(ours.order[:250], order[:250])
+    np.testing.assert_allclose(ours.r2, r2, rtol=1e-9)
+    for steps in (0, 1, 127, 128, 129, 256):
+        np.testing.assert_array_equal(
+            sparsity.forward_selection(fitted, steps).order, order[:steps]
+        )
+    reached = sparsity.forward_selection(fitted, until=r2[170] * (1 - 1e-12))
+    np.testing.assert_array_equal(reached.order, order[:171])
 
 
 def test_forward_selection_takes_one_of_two_equal_dimensions():
@@ -238,7 +281,7 @@ def test_lasso_path_equals_the_path_on_all_rows():
     assert (np.diff(penalties) < 0).all()
 
 
-@pytest.mark.parametrize("choose", [lambda fitted: np.eye(fitted.d), sparsity.forward_basis])
+@pytest.mark.parametrize("choose", [lambda fitted: np.eye(fitted.d), sparsity.forward_order])
 def test_held_out_curve_equals_a_loop_of_refits(choose):
     E, y = problem(n=83)
     ours = sparsity.heldout_curve(Design.of(E), y, choose, n_folds=4, seed=3)
@@ -247,6 +290,7 @@ def test_held_out_curve_equals_a_loop_of_refits(choose):
     for fold in folds:
         rest = np.setdiff1d(np.arange(83), fold)
         basis = choose(statistics(E[rest], y[rest]))
+        basis = np.eye(7)[:, basis] if basis.ndim == 1 else basis
         for k in range(7):
             X = sm.add_constant(E @ basis[:, : k + 1])
             errors[k] += ((y[fold] - sm.OLS(y[rest], X[rest]).fit().predict(X[fold])) ** 2).sum()
@@ -257,7 +301,7 @@ def test_held_out_curve_equals_a_loop_of_refits(choose):
 def test_held_out_curve_of_noise_is_not_positive():
     E, _ = problem(n=100)
     y = np.random.default_rng(5).normal(size=100)
-    curve = sparsity.heldout_curve(Design.of(E), y, sparsity.forward_basis)
+    curve = sparsity.heldout_curve(Design.of(E), y, sparsity.forward_order)
     assert curve[-1] < 0.0
     assert sparsity.forward_selection(statistics(E, y)).r2[-1] > 0.0
 
@@ -268,7 +312,7 @@ def test_impossible_questions_are_refused():
     with pytest.raises(InputError, match="nearly linearly dependent"):
         statistics(nearly, y)
     with pytest.raises(InputError, match="n_folds is 1"):
-        sparsity.heldout_curve(Design.of(E), y, sparsity.forward_basis, n_folds=1)
+        sparsity.heldout_curve(Design.of(E), y, sparsity.forward_order, n_folds=1)
 
 
 # ---------------------------------------------------------------------------------------- notebook

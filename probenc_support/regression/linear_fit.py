@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.sparse.linalg import LinearOperator, onenormest
 from torch import Tensor
 
 from probenc_support.errors import InputError
@@ -55,7 +57,8 @@ class Design:
     factor: Tensor
     """[d, d] float64, upper triangular R with R'R = gram."""
     condition: float
-    """Upper bound of the condition number of the centred E with columns scaled to length one."""
+    """Condition number of the centred E with columns scaled to length one: the square root of the
+    1-norm estimate for the scaled Gram matrix, which as a rule lies above the 2-norm one."""
     method: str
     """`cholesky` (of `gram`) or `qr` (of E itself, where `gram` is badly conditioned)."""
 
@@ -369,6 +372,18 @@ def _qr(E: Tensor, mean: Tensor, kept: Tensor | None) -> tuple[Tensor, float]:
 
 
 def _condition(gram: Tensor, factor: Tensor) -> float:
-    """1-norm condition number of the Gram matrix R'R: an upper bound of the 2-norm one."""
-    inverse = torch.cholesky_inverse(factor, upper=True)
-    return float(torch.linalg.norm(gram, 1) * torch.linalg.norm(inverse, 1))
+    """Estimate of the 1-norm condition number of the Gram matrix R'R, in time d^2.
+
+    The exact one bounds that in the 2-norm from above. The norm of the inverse is estimated from
+    below by a few solves (Hager 1984; Higham and Tisseur 2000), as a rule to within a factor of
+    three, where the inverse itself would take time d^3.
+    """
+
+    def solved(rhs: Array) -> Array:
+        columns = as_tensor(rhs).reshape(len(gram), -1).to(factor)
+        return torch.cholesky_solve(columns, factor, upper=True).cpu().numpy().reshape(rhs.shape)
+
+    inverse = LinearOperator(
+        tuple(gram.shape), solved, rmatvec=solved, matmat=solved, rmatmat=solved, dtype=np.float64
+    )
+    return float(torch.linalg.norm(gram, 1)) * float(onenormest(inverse, t=1))

@@ -112,6 +112,12 @@ class Statistics:
         gram = directions.T @ self.gram @ directions
         return self._in_basis(directions, (gram + gram.T) / 2.0)
 
+    def ordered(self, order: Order) -> "Statistics":
+        """The same regression on the dimensions order [k], in this order."""
+        gram = self.gram[np.ix_(order, order)]
+        cross, mean = self.cross[order], self.mean[order]
+        return Statistics(self.n, mean, gram, self.y_mean, cross, self.total)
+
     def _in_basis(self, directions: Array, gram: Array) -> "Statistics":
         mean, cross = directions.T @ self.mean, directions.T @ self.cross
         return Statistics(self.n, mean, gram, self.y_mean, cross, self.total)

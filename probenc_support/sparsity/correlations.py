@@ -28,22 +28,26 @@ def spearman(X: Matrix, y: Matrix) -> Array:
     columns = as_tensor(X).cpu().numpy()
     y_ranks = stats.rankdata(as_tensor(y).cpu().numpy())
     y_ranks -= y_ranks.mean()
+    correlation = partial(_correlation, y_ranks=y_ranks, y_squares=_product(y_ranks, y_ranks))
     found: list[float] = []
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # NumPy sorts outside the GIL
         for first in range(0, columns.shape[1], _COLUMNS):
             together = np.ascontiguousarray(columns[:, first : first + _COLUMNS].T)
-            found.extend(pool.map(partial(_correlation, y_ranks=y_ranks), together))
+            found.extend(pool.map(correlation, together))
     return np.array(found)
 
 
-def _correlation(column: NDArray[np.floating], y_ranks: Array) -> float:
+def _correlation(column: NDArray[np.floating], y_ranks: Array, y_squares: float) -> float:
     order = _order(column)
     ranks = _sorted_ranks(column.take(order))
-    # Not by BLAS, whose own threads would wait for one another in each of these.
-    product = np.einsum("i,i->", ranks, y_ranks.take(order))
-    squares = np.einsum("i,i->", ranks, ranks) * np.einsum("i,i->", y_ranks, y_ranks)
+    squares = np.float64(_product(ranks, ranks) * y_squares)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return float(product / np.sqrt(squares))
+        return float(_product(ranks, y_ranks.take(order)) / np.sqrt(squares))
+
+
+def _product(x: Array, y: Array) -> float:
+    """x . y, not by BLAS, whose own threads would wait for one another in each thread here."""
+    return float(np.einsum("i,i->", x, y))
 
 
 def _order(values: NDArray[np.floating]) -> NDArray[np.int64]:
