@@ -6,9 +6,9 @@ import math
 from typing import Any
 
 from docutils import nodes
+from probenc_base import BookDirective, BookRole
 from probenc_html import ROOT, raw
 from sphinx.errors import ExtensionError
-from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from probenc_support.notebook.verdicts import ABSENT, table_of
 
@@ -29,11 +29,13 @@ def records() -> dict[str, Record]:
     return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
 
 
-class Benchmarks(SphinxDirective):
+class Benchmarks(BookDirective):
     """Measured times, one table for each thing that is done in several ways."""
 
-    def run(self) -> list[nodes.Node]:
-        self.env.note_reread()
+    optional_arguments = 0
+    has_content = False
+
+    def content_nodes(self) -> list[nodes.Node]:
         kept = records()
         now = {
             name: one for name, one in kept.items() if name != PLANNED and not name.endswith(BEFORE)
@@ -54,7 +56,7 @@ class Benchmarks(SphinxDirective):
         ]
 
 
-class Gains(SphinxDirective):
+class Gains(BookDirective):
     """How much of a gain is the algorithm and how much the implementation.
 
     The argument is the name of a file; a line `ours: NAME` names the benchmark that the others of
@@ -64,11 +66,9 @@ class Gains(SphinxDirective):
     of both is the whole gain.
     """
 
-    required_arguments = 1
-    has_content = True
+    required_arguments, optional_arguments = 1, 0
 
-    def run(self) -> list[nodes.Node]:
-        self.env.note_reread()
+    def content_nodes(self) -> list[nodes.Node]:
         record = records().get(self.arguments[0], {"benchmarks": []})
         wanted: dict[str, list[str]] = {"ours": [], "same": []}
         for line in self.content:
@@ -109,20 +109,21 @@ def _gains(own: Record, others: list[Record], same: list[Record]) -> str:
 _COUNTED = "billion_operations"
 
 
-class MeasuredRole(SphinxRole):
+class MeasuredRole(BookRole):
     """``{measured}`FILE NAME` ``: a benchmark's time in a sentence. ``FILE NAME / NAME`` is how
     many times as long the first takes, and ``FILE NAME : FIELD`` a further figure that was kept."""
 
-    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
-        self.env.note_reread()
+    absent = "(not measured)"
+
+    def shown(self) -> str | None:
         file, text = self.text.split(" ", 1)
         name, _, other = text.partition(" / ")
         name, _, field = name.partition(" : ")
         kept = {one["name"]: one for one in records().get(file, {"benchmarks": []})["benchmarks"]}
         if name not in kept or (other and other not in kept):
-            return [nodes.emphasis("", "(not measured)")], []
+            return None
         if field and field not in kept[name]["extra_info"]:
-            return [nodes.emphasis("", "(not measured)")], []
+            return None
         if field:
             value = kept[name]["extra_info"][field]
             shown = figure(value)
@@ -130,7 +131,7 @@ class MeasuredRole(SphinxRole):
             value = whole(kept[name]) / (whole(kept[other]) if other else 1.0)
             shown = times(value) if other else duration(value)
         given = html.escape(self.text, quote=True)
-        return [raw(f'<data value="{value}" data-benchmark="{given}">{shown}</data>')], []
+        return f'<data value="{value}" data-benchmark="{given}">{shown}</data>'
 
 
 def _hardware(record: Record) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 from docutils import nodes
+from probenc_base import BookDirective, BookRole
 from probenc_benchmarks import Benchmarks, Gains, MeasuredRole
 from probenc_html import (
     ROOT,
@@ -23,14 +24,13 @@ from probenc_html import (
     foremost,
     in_order,
     kept_mark,
-    link_to,
     link_to_figure,
     page_of,
     raw,
 )
 from probenc_pages import add_to_page, copy_files, launch, leave_out_damaged
 from sphinx.application import Sphinx
-from sphinx.util.docutils import SphinxDirective, SphinxRole
+from sphinx.util.docutils import SphinxDirective
 
 from probenc_support import claims, roster
 from probenc_support.claims import comparison, kinds_of_models
@@ -48,24 +48,8 @@ from probenc_support.notebook.verdicts import (
 from probenc_support.runs import execute, kept, matrix, run_files
 
 
-class BookDirective(SphinxDirective):
-    """Base: the page is read again whenever the book is built, since the runs may have changed."""
-
-    optional_arguments = 1
-    has_content = True
-
-    def run(self) -> list[nodes.Node]:
-        self.env.note_reread()
-        return self.content_nodes()
-
-    def content_nodes(self) -> list[nodes.Node]:
-        raise NotImplementedError
-
-    def link(self, target: Path, words: str, anchor: str = "") -> str:
-        return link_to(self.env.docname, target, words, anchor)
-
-    def claims_page(self, words: str, anchor: str = "") -> str:
-        return self.link(Path("book/claims.html"), words, anchor)
+class ClaimsDirective(BookDirective):
+    """Base of those that show verdicts."""
 
     def matrix(self) -> str:
         """Claims by models, a sign for each verdict."""
@@ -96,7 +80,7 @@ class BookDirective(SphinxDirective):
         )
 
 
-class Claims(BookDirective):
+class Claims(ClaimsDirective):
     """Every claim with criteria, numbers by model, controls and verdicts."""
 
     def content_nodes(self) -> list[nodes.Node]:
@@ -250,7 +234,7 @@ class Changes(BookDirective):
         return [raw(table_of(heads, rows, label="Verdicts before and now"))]
 
 
-class Verdict(BookDirective):
+class Verdict(ClaimsDirective):
     """One claim's evidence, for its part page."""
 
     required_arguments = 1
@@ -334,7 +318,7 @@ def _told(fact: str) -> str:
     return kinds_of_models.KINDS.get(fact, fact)
 
 
-class VerdictMatrix(BookDirective):
+class VerdictMatrix(ClaimsDirective):
     """Claims by models, a sign for each verdict."""
 
     def content_nodes(self) -> list[nodes.Node]:
@@ -453,29 +437,29 @@ class LaunchLinks(BookDirective):
         return [raw(table_of(["notebook", "Colab", "Binder"], rows, label="Launch buttons"))]
 
 
-class MetricRole(SphinxRole):
+class MetricRole(BookRole):
     """``{metric}`MODEL NOTEBOOK METRIC [FORMAT]` ``: one number of a run, in a sentence."""
 
-    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
-        self.env.note_reread()
+    absent = "(not run)"
+
+    def shown(self) -> str | None:
         model, notebook, metric, *form = self.text.split()
         for run in all_runs():
             if (run.model, run.notebook) == (model, notebook) and metric in run.metrics:
                 value = run.metrics[metric]
                 shown = format(value, f"z{form[0]}") if form else ""  # no -0.00
-                return [raw(marked(model, notebook, metric, value, shown))], []
-        return [nodes.emphasis("", "(not run)")], []
+                return marked(model, notebook, metric, value, shown)
+        return None
 
 
-class JudgedRole(SphinxRole):
+class JudgedRole(BookRole):
     """``{judged}`C1` ``: the verdict on a claim over all models, in a sentence."""
 
-    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
-        self.env.note_reread()
+    def shown(self) -> str:
         claim = next(one for one in CLAIMS if one.id == self.text)
         table = claims.metrics_by_model(all_runs())
         found = _findings(claim, table, in_order(table))
-        return [raw(badge(claims.overall(finding.verdict for finding in found)))], []
+        return badge(claims.overall(finding.verdict for finding in found))
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

@@ -4,8 +4,8 @@ import html
 from typing import Any
 
 from docutils import nodes
+from probenc_base import BookDirective
 from probenc_benchmarks import PLANNED, Record, duration, records, three_digits
-from probenc_book import BookDirective
 from probenc_html import raw
 from sphinx.application import Sphinx
 

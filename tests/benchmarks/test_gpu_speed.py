@@ -6,12 +6,12 @@ Speed depends on shapes alone. `share_of_matrix_product_rate` is of the rate of 
 product on the same GPU, and counts the operations of body and head.
 """
 
-import time
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 import torch
+from benchmarks import yardsticks
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, GPT2Config, GPTJConfig, LlamaConfig
 
 from probenc_support import corpora, inference, regression
@@ -95,19 +95,6 @@ def operations(lm: Any, n: int) -> float:
     return 2.0 * n * (weights - inputs)
 
 
-def product_rate() -> float:
-    """Operations a second of a large bfloat16 product, the median of ten."""
-    a = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
-    times = []
-    for _ in range(10):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        torch.mm(a, a)
-        torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return float(2 * 8192**3 / sorted(times)[5])
-
-
 @pytest.mark.gpu
 @pytest.mark.benchmark(group=f"The pass over {N_BLOCKS * LENGTH:,} positions on a GPU")
 @pytest.mark.parametrize("half_head", [True, False], ids=["bfloat16 head", "float32 head"])
@@ -116,7 +103,7 @@ def test_pass(benchmark: Any, name: str, *, half_head: bool) -> None:
     benchmark.name = f"test_pass[{name}, {'bfloat16' if half_head else 'float32'} head]"
     lm = random_model(name, "cuda", half_head=half_head)
     blocks = corpora.from_ids(torch.randint(lm.V, (N_BLOCKS, LENGTH)), corpus="random")
-    rate = product_rate()
+    rate = yardsticks.product(torch.bfloat16, 8192, "cuda").rate()
     torch.cuda.reset_peak_memory_stats()
     held = torch.cuda.memory_allocated()
     benchmark.pedantic(
