@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode, resolve_name
+from torch.overrides import TorchFunctionMode, _pop_mode_temporarily, resolve_name
 
 NAME = "cuda"
 
@@ -27,6 +28,9 @@ class OnDevice(Tensor):
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _call(func, args, kwargs or {}, None)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "OnDevice":
+        return memo.setdefault(id(self), self.clone())
 
 
 class SecondDevice(TorchFunctionMode):
@@ -58,6 +62,25 @@ def put(module: torch.nn.Module) -> torch.nn.Module:
             if value is not None:
                 part._buffers[name] = _there(value)
     return module
+
+
+def stand_in(patch: pytest.MonkeyPatch) -> None:
+    """What programs ask of CUDA by other ways than tensors: generators, clocks, a name, and `to` of
+    modules. Random numbers are those of the CPU."""
+    to, fork_rng, generator = torch.nn.Module.to, torch.random.fork_rng, torch.Generator
+
+    def moved(module: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.nn.Module:
+        if kwargs.get("device") is None or torch.device(kwargs["device"]).type != NAME:
+            return to(module, *args, **kwargs)
+        others = {name: value for name, value in kwargs.items() if name != "device"}
+        with _pop_mode_temporarily():
+            return put(to(module, *args, **others) if args or others else module)
+
+    patch.setattr(torch.nn.Module, "to", moved)
+    patch.setattr(torch.random, "fork_rng", lambda devices=None: fork_rng(devices=[]))
+    patch.setattr(torch, "Generator", lambda device=None: generator())
+    patch.setattr(torch.cuda, "synchronize", lambda device=None: None)
+    patch.setattr(torch.cuda, "get_device_name", lambda device=None: "second device")
 
 
 _PASS = {"copy_", "is_same_size", "type_as", "expand_as", "view_as", "reshape_as"}

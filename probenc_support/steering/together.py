@@ -203,7 +203,8 @@ def edited_model_error(
         steps = scales.log()
     with edited_rows(lm, tokens, torch.outer(steps, vector.to(steps))):
         after = mean_probabilities(lm, ids, tokens)
-    return float((after / (log_mean(log_p).exp() * scales) - 1).abs().max())
+    wanted = log_mean(log_p).exp().cpu() * scales
+    return float((after / wanted - 1).abs().max())
 
 
 def metrics(

@@ -44,7 +44,7 @@ def carriers(classes: ContextClasses, carried: Tensor, *, part: float = 0.9) -> 
     Returns:
         Their number, 1 to K, and the share of the positions that lie in them.
     """
-    mean = carried.mean(dim=0)
+    mean = carried.mean(dim=0).to(classes.shares.device)
     order = mean.argsort(descending=True)
     n = int((mean[order].cumsum(dim=0) < part * (1.0 - 1e-9)).sum()) + 1
     return n, float(classes.shares[order[:n]].sum())

@@ -4,6 +4,8 @@ With log P(w|n) = E_w . h_n + b_w - z_n, the cumulant expansion of y_w = -log me
 starts with the mean of -log P, which is exactly linear in E_w, and goes on with minus half the
 variance. The series need not converge, and for real models it does not; see `cumulant_series`. The
 theory of `context_classes` does lead to y.
+
+What is made of E is made where E lies; results are on the CPU.
 """
 
 import pandas as pd
@@ -31,15 +33,13 @@ def first_order(head: Head, h: Tensor, z: Tensor) -> Tensor:
     Returns:
         [n] float64, nats; never below y (Jensen).
     """
-    mean = h.double().mean(dim=0)
-    linear = _rows_times(head.rows, mean[:, None])[:, 0]
-    return z.double().mean() - linear - (0.0 if head.bias is None else head.bias.double())
+    linear = _rows_times(head.rows, wide(h).mean(dim=0)[:, None])[:, 0]
+    return wide(z).mean().cpu() - linear - _bias(head)
 
 
 def without_bias(head: Head, values: Tensor) -> Tensor:
     """[n] float64 values of -log P less the part of the head's bias, -b_w: what E_w should give."""
-    wide_values = values.double()
-    return wide_values if head.bias is None else wide_values + head.bias.double()
+    return wide(values).cpu() + _bias(head)
 
 
 def along(head: Head, direction: Tensor, y: Tensor) -> Tensor:
@@ -48,10 +48,13 @@ def along(head: Head, direction: Tensor, y: Tensor) -> Tensor:
     Returns:
         [n] float64, nats; its mean is that of y.
     """
-    linear = _rows_times(head.rows, direction.double()[:, None])[:, 0]
-    if head.bias is not None:
-        linear = linear - head.bias.double()
-    return linear + (y - linear).mean()
+    linear = _rows_times(head.rows, direction[:, None])[:, 0] - _bias(head)
+    return linear + (wide(y).cpu() - linear).mean()
+
+
+def _bias(head: Head) -> Tensor | float:
+    """[n] float64 biases b_w; 0 where the head has none."""
+    return 0.0 if head.bias is None else wide(head.bias).cpu()
 
 
 def jensen_gap(log_a: Tensor, mean_log_p: Tensor) -> Tensor:
@@ -78,8 +81,9 @@ def log_probability_variance(E: Tensor, h: Tensor, z: Tensor) -> Tensor:
         [n] float64, nats squared.
     """
     S, cross = Moments.of(h).cov, covariance(h, z)
-    quadratic = variances_along(S, E)
-    return quadratic - 2 * _rows_times(E, cross[:, None])[:, 0] + z.double().var(correction=0)
+    quadratic = variances_along(S, E).cpu()
+    spread = wide(z).var(correction=0).cpu()
+    return quadratic - 2 * _rows_times(E, cross[:, None])[:, 0] + spread
 
 
 def second_order(head: Head, h: Tensor, z: Tensor) -> Tensor:
@@ -117,8 +121,8 @@ def cumulants(head: Head, h: Tensor, z: Tensor) -> Tensor:
         for k in range(3):
             power = power * deviation
             powers[k] += wide(power.sum(dim=0))
-    second, third, fourth = powers / len(h)
-    first = -first_order(head, h, z).to(second.device)
+    second, third, fourth = powers.cpu() / len(h)
+    first = -first_order(head, h, z)
     return torch.stack([first, second, third, fourth - 3.0 * second.square()])
 
 
@@ -130,8 +134,7 @@ def cumulant_series(head: Head, h: Tensor, z: Tensor) -> Tensor:
         up to j = k + 1.
     """
     factorial = torch.tensor([1.0, 2.0, 6.0, 24.0], dtype=torch.float64)
-    moments = cumulants(head, h, z)
-    return -torch.cumsum(moments / factorial.to(moments.device)[:, None], dim=0)
+    return -torch.cumsum(cumulants(head, h, z) / factorial[:, None], dim=0)
 
 
 def order_table(head: Head, h: Tensor, z: Tensor, y: Tensor) -> pd.DataFrame:
@@ -153,4 +156,5 @@ def order_table(head: Head, h: Tensor, z: Tensor, y: Tensor) -> pd.DataFrame:
 
 def _rows_times(E: Tensor, columns: Tensor) -> Tensor:
     """E [n, d] times columns [d, m], float64 [n, m], a few rows of E at a time."""
-    return torch.cat([rows.double() @ columns for rows in E.split(8192)])
+    parts = (wide(rows) for rows in E.split(8192))
+    return torch.cat([(rows @ columns.to(rows)).cpu() for rows in parts])
