@@ -26,7 +26,7 @@ from probenc_support import cache as caches
 from probenc_support import shards
 from probenc_support.corpora import TokenBlocks
 from probenc_support.errors import InputError
-from probenc_support.models import LanguageModel, hidden_states
+from probenc_support.models import LanguageModel, hidden_states, tensor_parallel
 from probenc_support.models import targets as targets_of
 from probenc_support.models.language_model import check_ids, overflow
 from probenc_support.moments import Moments
@@ -296,6 +296,24 @@ def prepare(
     )
 
 
+@torch.inference_mode()
+def follow(lm: LanguageModel, blocks: TokenBlocks, *, positions: str = "all") -> None:
+    """Computes a process's part of the layers for a pass that the first process of its group makes.
+
+    It ends when the first process tells so, see `models.tensor_parallel`.
+
+    Args:
+        lm: divided among the processes of the group; blocks, positions: those of the first.
+
+    Raises:
+        InputError: see `detect`.
+    """
+    plan = _Plan.of(lm, blocks, positions)
+    by_start = {shard.start: shard for shard in plan.shards}
+    while (start := tensor_parallel.told()) is not None:
+        plan.states(by_start[start])
+
+
 def _settle(files: Shards) -> None:
     """Notes that a pass was used, and drops the oldest ones where all of them take too much."""
     with caches.writing(files.folder):
@@ -461,8 +479,10 @@ class _Plan:
     def compute(self, shard: range, progress: Progress) -> Shard:
         """The pass over some blocks."""
         started = time.perf_counter()
+        if tensor_parallel.is_divided(self.lm.model):
+            tensor_parallel.tell(shard.start)
+        states = self.states(shard)
         rows = torch.arange(shard.start, shard.stop)
-        states = read(self.lm, self.blocks.ids[rows], positions=self.positions)
         part = self._facts(rows)
         part["groups"], sizes = part["group"].unique_consecutive(return_counts=True)
         kept, sums = _compact(states, self.lm.dtype), self.lm.head.sums()
@@ -476,6 +496,11 @@ class _Plan:
         part["seconds"] = torch.tensor(time.perf_counter() - started, dtype=torch.float64)
         part["peak_memory_mb"] = torch.tensor(peak_memory_mb(self.lm.device), dtype=torch.float64)
         return {name: value.contiguous() for name, value in part.items()}
+
+    def states(self, shard: range) -> Tensor:
+        """[n, d] hidden states of some blocks."""
+        ids = self.blocks.ids[shard.start : shard.stop]
+        return read(self.lm, ids, positions=self.positions)
 
     def _facts(self, rows: Tensor) -> dict[str, Tensor]:
         """Block, group and predicted token of each position of some blocks."""

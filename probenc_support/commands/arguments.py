@@ -93,7 +93,8 @@ def add_detect(parser: argparse.ArgumentParser) -> None:
     """Arguments of `detect`, with the defaults of the notebooks' parameters."""
     parser.epilog = (
         "Several processes, also on machines that share the cache, may make one pass: each makes "
-        "shards that no other is making. --shard divides it beforehand."
+        "shards that no other is making. --shard divides it beforehand. Started by torchrun, the "
+        "processes compute each layer of the model together, a GPU each."
     )
     _add_model(parser, dtype="in which precision the model is loaded")
     parser.add_argument(

@@ -4,13 +4,15 @@ import argparse
 
 from probenc_support import corpora, inference, models
 from probenc_support.corpora import TokenBlocks
-from probenc_support.models import LanguageModel
+from probenc_support.models import LanguageModel, tensor_parallel
 
 
 def run(options: argparse.Namespace, part: tuple[int, int]) -> None:
     """Makes the pass over each corpus, or a part of it; prints a line for each.
 
     Corpora after the first are read without what shares text with it, as notebooks 01 and 02 do.
+    Where `torchrun` started several processes, the model is divided among them, and the first
+    prints.
 
     Args:
         options: of the command line; part: i and n of the i-th of n parts, 1 and 1 for the whole.
@@ -21,6 +23,7 @@ def run(options: argparse.Namespace, part: tuple[int, int]) -> None:
     lm = models.load(
         options.model, revision=options.revision, device=options.device,
         dtype=options.dtype, first_token=options.first_token,
+        divided=tensor_parallel.size() > 1,
     )  # fmt: skip
     first: list[TokenBlocks] = []
     for corpus in options.corpus:
@@ -33,7 +36,14 @@ def run(options: argparse.Namespace, part: tuple[int, int]) -> None:
             exclude=first,
         )
         first = first or [blocks]
-        print(f"{blocks.corpus}: {_made(lm, blocks, options.positions, part)}")
+        if tensor_parallel.leads():
+            print(f"{blocks.corpus}: {_made(lm, blocks, options.positions, part)}")
+            if tensor_parallel.size() > 1:
+                tensor_parallel.tell(None)
+        else:
+            inference.follow(lm, blocks, positions=options.positions)
+    if tensor_parallel.size() > 1:
+        tensor_parallel.close()
 
 
 def _made(lm: LanguageModel, blocks: TokenBlocks, positions: str, part: tuple[int, int]) -> str:

@@ -21,6 +21,7 @@ def load(
     first_token: str = "auto",
     trust_remote_code: bool = False,
     probe: bool = True,
+    divided: bool = False,
 ) -> LanguageModel:
     """Loads a model by roster name, hub id, folder or `.gguf` file, and checks it (see `wrap`).
 
@@ -35,6 +36,7 @@ def load(
         trust_remote_code: run code that comes with the model's repository; off by default.
         probe: try on a text whether the first token helps, see `probe_first_token`; at each of the
             many checkpoints of one run that would cost time and tell nothing.
+        divided: among the processes that `torchrun` started, see `tensor_parallel`.
 
     Raises:
         InputError: no such model, it cannot be fetched or read, or it fails a check.
@@ -42,7 +44,9 @@ def load(
     where = runtime.resolve_device(device)
     precision = runtime.resolve_dtype(dtype, where)
     folder = fetch(str(name), revision=revision, trust_remote_code=trust_remote_code)
-    model, tokenizer = runtime.from_folder(folder, where, precision, trust_remote_code)
+    model, tokenizer = runtime.from_folder(
+        folder, where, precision, trust_remote_code, divided=divided
+    )
     lm = wrap(
         model,
         tokenizer,

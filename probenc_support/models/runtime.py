@@ -20,7 +20,7 @@ from transformers import (
 
 from probenc_support.errors import InputError
 from probenc_support.head import working_memory
-from probenc_support.models import weights
+from probenc_support.models import tensor_parallel, weights
 from probenc_support.models.auto_class import auto_class
 
 
@@ -64,9 +64,16 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def from_folder(
-    folder: Path, device: torch.device, dtype: torch.dtype, trust_remote_code: bool
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    trust_remote_code: bool,
+    *,
+    divided: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model and the tokenizer that lie in a folder.
+
+    divided: among the processes of a group, see `tensor_parallel`.
 
     Raises:
         InputError: there are no weights, they are damaged, lack a tensor or hold one that has no
@@ -79,12 +86,16 @@ def from_folder(
     try:
         with quiet():
             config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-            if device.type == "cuda":
+            if divided:
+                options |= tensor_parallel.options(config, folder)
+            elif device.type == "cuda":
                 size = sum(file.stat().st_size for file in files)
                 options |= spread(size, config, _free_memory(), first=device.index or 0)
             loaded: Any = auto_class(config).from_pretrained(
                 folder, output_loading_info=True, **options
             )
+    except InputError:
+        raise
     except Exception as error:
         raise InputError(load_message(error, folder)) from error
     tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
@@ -92,7 +103,8 @@ def from_folder(
     check_loaded(report, folder)
     if not trust_remote_code:
         check_tied(folder)
-    return model if "device_map" in options else model.to(device), tokenizer
+    placed = divided or "device_map" in options
+    return model if placed else model.to(device), tokenizer
 
 
 def spread(size: int, config: Any, free: list[int], *, first: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from probenc_support.errors import InputError
 from probenc_support.head import Head
+from probenc_support.models import tensor_parallel
 from probenc_support.models.kinds import kind_of
 from probenc_support.models.language_model import (
     LanguageModel,
@@ -107,9 +108,9 @@ def quantisation(config: Any) -> str:
 
 def _is_tied(model: PreTrainedModel, head: torch.nn.Linear) -> bool:
     inputs: Any = model.get_input_embeddings()
-    # Offloading makes two parameters of one.
-    offloaded = head.weight.device.type == "meta" and model.config.tie_word_embeddings
-    return head.weight is inputs.weight or bool(offloaded)
+    # Offloading, and division among processes, make two parameters of one.
+    two = head.weight.device.type == "meta" or tensor_parallel.is_divided(model)
+    return head.weight is inputs.weight or bool(two and model.config.tie_word_embeddings)
 
 
 def logit_scale(config: Any) -> float:
@@ -124,13 +125,15 @@ def logit_scale(config: Any) -> float:
 
 
 def _present(head: torch.nn.Linear, name: str) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias of the head in memory, also where accelerate keeps them elsewhere.
+    """Weight and bias of the head in memory, also where accelerate keeps them elsewhere, or where
+    each of several processes holds a part.
 
     Raises:
         InputError: they are nowhere, so the model has no weights yet.
     """
     if head.weight.device.type != "meta":
-        return head.weight, head.bias
+        bias = None if head.bias is None else tensor_parallel.whole(head.bias)
+        return tensor_parallel.whole(head.weight), bias
     stored = {key: _offloaded(head, key) for key, _ in head.named_parameters()}
     if any(tensor is None for tensor in stored.values()):
         raise InputError(
