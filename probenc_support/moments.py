@@ -11,16 +11,12 @@ import torch
 from torch import Tensor
 
 from probenc_support.errors import InputError
-from probenc_support.precision import wide, wide_device
+from probenc_support.precision import ROWS_AT_ONCE, wide, wide_device
 
 RESOLUTION = 1e-12
 """Share of the largest variance below which a variance counts as rounding: a network's arithmetic
 in float32 leaves its hidden states uncertain by about 1e-6, so that smaller standard deviations say
 nothing. The sums here, in float64, err by about 1e-16 of the largest variance."""
-
-
-_ROWS = 8192
-"""Rows that are converted to float64 at a time."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +102,7 @@ class Moments:
 
 def variances_along(cov: Tensor, rows: Tensor) -> Tensor:
     """[n] float64 variance of r . h for each row r of `rows` [n, d], with cov [d, d] that of h."""
-    wide_parts = (wide(part) for part in rows.split(_ROWS))
+    wide_parts = (wide(part) for part in rows.split(ROWS_AT_ONCE))
     return torch.cat([(part @ cov.to(part.device) * part).sum(dim=1) for part in wide_parts])
 
 

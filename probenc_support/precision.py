@@ -1,7 +1,11 @@
-"""Where float64 arithmetic runs: not every device has it."""
+"""Where float64 arithmetic runs, as not every device has it, and on how many rows at a time."""
 
 import torch
 from torch import Tensor
+
+ROWS_AT_ONCE = 8192
+"""Rows of E that are multiplied or converted to float64 at a time, so that no copy of all of E is
+needed."""
 
 
 def wide_device(device: torch.device) -> torch.device:

@@ -12,6 +12,7 @@ from probenc_support.errors import InputError
 from probenc_support.head import Head
 from probenc_support.moments import Moments
 from probenc_support.pruning import Basis, divergence
+from probenc_support.pruning import bases as bases_module
 from probenc_support.pruning import orders as pruning_orders
 
 V, D, N = 120, 12, 300
@@ -222,6 +223,20 @@ def test_a_singular_covariance_is_no_obstacle() -> None:
     ):
         assert torch.isfinite(basis.kept(h, 3)).all()
         torch.testing.assert_close(basis.kept(h, 0), h, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("n_rows", [7, 50, 1000])
+def test_the_metric_of_tokens_is_their_weighted_covariance(
+    n_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bases_module, "ROWS_AT_ONCE", n_rows)
+    E, _, _ = problem()
+    weights = torch.linspace(0.5, 3, V).double()
+    expected = np.cov(E.T.numpy(), aweights=weights.numpy(), ddof=0)
+    np.testing.assert_allclose(pruning.token_metric(E, weights), expected, rtol=1e-12, atol=1e-14)
+    single = pruning.token_metric(E.float(), weights)
+    assert single.dtype == torch.float64
+    np.testing.assert_allclose(single, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_powers_weigh_tokens() -> None:

@@ -14,7 +14,6 @@ All divergences are in nats, from the intact model's distribution P to the prune
 made of E is made where E lies, and a basis lies where the hidden states or their moments do.
 """
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -23,10 +22,7 @@ from torch import Tensor
 
 from probenc_support.errors import InputError
 from probenc_support.moments import Moments, States, moments_of, square_roots
-from probenc_support.precision import wide
-
-_ROWS = 8192
-"""Rows of E that are multiplied at a time."""
+from probenc_support.precision import ROWS_AT_ONCE, wide
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,9 +135,11 @@ def token_metric(E: Tensor, weights: Tensor) -> Tensor:
     lies. Products of some thousand rows are made in E's precision, and added up in float64."""
     share = (weights / weights.sum()).to(E)
     mean = share @ E
-    parts = zip(E.split(_ROWS), share.split(_ROWS), strict=True)
-    products = (wide((x := rows - mean).T @ (x * part[:, None])) for rows, part in parts)
-    return functools.reduce(torch.Tensor.add_, products)
+    total = wide(E.new_zeros(E.shape[1], E.shape[1]))
+    for rows, part in zip(E.split(ROWS_AT_ONCE), share.split(ROWS_AT_ONCE), strict=True):
+        centred = rows - mean
+        total += wide(centred.T @ (centred * part[:, None]))
+    return total
 
 
 def lost_variance(basis: Basis, E: Tensor, h: Tensor, weights: Tensor) -> Tensor:

@@ -11,11 +11,8 @@ from torch import Tensor
 
 from probenc_support.head import Head
 from probenc_support.moments import Moments
-from probenc_support.precision import wide, wide_device
+from probenc_support.precision import ROWS_AT_ONCE, wide, wide_device
 from probenc_support.pruning.bases import Basis
-
-_ROWS = 8192
-"""Rows of E that are converted to float64 at a time."""
 
 
 def about_origin(moments: Moments) -> Moments:
@@ -46,9 +43,9 @@ def whole_head(head: Head, basis: Basis, removed: int) -> tuple[Tensor, Tensor |
         gone = basis.axes[:removed]
         linear[:, gone] = 0.0  # what is left reads the kept dimensions alone, up to rounding
     shift = mean - linear @ mean
-    E = torch.cat([(wide(rows) @ linear).cpu() for rows in head.E.split(_ROWS)])
+    E = torch.cat([(wide(rows) @ linear).cpu() for rows in head.E.split(ROWS_AT_ONCE)])
     b = None if head.b is None else head.b.cpu().double()
     if bool(shift.any()):
-        more = torch.cat([(wide(rows) @ shift).cpu() for rows in head.E.split(_ROWS)])
+        more = torch.cat([(wide(rows) @ shift).cpu() for rows in head.E.split(ROWS_AT_ONCE)])
         b = more if b is None else b + more
     return E, b

@@ -21,9 +21,7 @@ from torch import Tensor
 from probenc_support.errors import InputError
 from probenc_support.head import Head
 from probenc_support.moments import sums_by_label
-from probenc_support.precision import wide, wide_device
-
-_ROWS = 8192
+from probenc_support.precision import ROWS_AT_ONCE, wide, wide_device
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +66,7 @@ class ContextClasses:
         E, b = head.rows, head.bias
         level = self.shares.log() - self.mean_z
         columns = self.mean_h.T.to(E)
-        joint = torch.cat([wide(rows @ columns) for rows in E.split(_ROWS)])
+        joint = torch.cat([wide(rows @ columns) for rows in E.split(ROWS_AT_ONCE)])
         joint += level.to(joint.device)
         return joint if b is None else joint + wide(b)[:, None]
 

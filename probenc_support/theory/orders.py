@@ -14,7 +14,7 @@ from torch import Tensor
 
 from probenc_support.head import Head
 from probenc_support.moments import Moments, covariance, variances_along
-from probenc_support.precision import wide
+from probenc_support.precision import ROWS_AT_ONCE, wide
 from probenc_support.regression import r2_of
 
 ORDERS = 4
@@ -156,5 +156,5 @@ def order_table(head: Head, h: Tensor, z: Tensor, y: Tensor) -> pd.DataFrame:
 
 def _rows_times(E: Tensor, columns: Tensor) -> Tensor:
     """E [n, d] times columns [d, m], float64 [n, m], a few rows of E at a time."""
-    parts = (wide(rows) for rows in E.split(8192))
+    parts = (wide(rows) for rows in E.split(ROWS_AT_ONCE))
     return torch.cat([(rows @ columns.to(rows)).cpu() for rows in parts])
