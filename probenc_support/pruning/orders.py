@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from probenc_support.embedding_rows import standard_deviations
 from probenc_support.head import Head
 from probenc_support.moments import States, moments_of
 from probenc_support.precision import wide, wide_device
@@ -48,7 +49,7 @@ def slope_scores(slopes: Tensor) -> Tensor:
 
 def standardised_scores(slopes: Tensor, E: Tensor) -> Tensor:
     """[d] |A_i| sd(E_i): nats of -log a that one standard deviation of the dimension carries."""
-    return torch.as_tensor(slopes).abs().cpu() * wide(E).std(dim=0).cpu()
+    return torch.as_tensor(slopes).abs().cpu() * standard_deviations(E).cpu()
 
 
 def wanda_scores(E: Tensor, h: Tensor) -> Tensor:
@@ -57,7 +58,7 @@ def wanda_scores(E: Tensor, h: Tensor) -> Tensor:
     The standard deviation stands for the norm, since a part that all tokens share moves no
     probability. E: [V, d]; h: [N, d].
     """
-    return wide(h).square().mean(dim=0).sqrt().cpu() * wide(E).std(dim=0).cpu()
+    return wide(h).square().mean(dim=0).sqrt().cpu() * standard_deviations(E).cpu()
 
 
 def variance_scores(h: States) -> Tensor:

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from probenc_support import embedding_rows
 from probenc_support.head import Head
 from probenc_support.moments import Moments
-from probenc_support.precision import wide
 from probenc_support.regression import Design
 from probenc_support.steering import directions
 from probenc_support.steering.omegas import Omega
@@ -65,8 +65,7 @@ def controls(design: Design, y: Tensor, slopes: Tensor, moments: Moments, seed: 
 
 def row_length(head: Head) -> float:
     """Mean length of a row of E that a token owns, rows centred."""
-    rows = wide(head.rows)
-    return float((rows - rows.mean(dim=0)).norm(dim=1).mean())
+    return embedding_rows.mean_length(head.rows)
 
 
 def relative_lengths(
