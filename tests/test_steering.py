@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from probenc_support import corpora, inference, models, steering
+from probenc_support import moments as moments_module
 from probenc_support.errors import InputError
 from probenc_support.head import Head
 from probenc_support.moments import Moments, covariance
@@ -263,6 +264,28 @@ def test_weights_count_positions_several_times() -> None:
     weighted = Moments.of(h, times.double())
     torch.testing.assert_close(weighted.mean, repeated.mean)
     torch.testing.assert_close(weighted.cov, repeated.cov)
+
+
+@pytest.mark.parametrize("n_at_once", [1, 7, 50, 1000])
+@pytest.mark.parametrize("weighted", [True, False])
+def test_moments_of_some_positions_at_a_time_are_those_of_all_at_once(
+    n_at_once: int, weighted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(moments_module, "POSITIONS_AT_ONCE", n_at_once)
+    h, *_ = random_positions(n=151)
+    h = (3 + h).float()
+    weight = torch.linspace(0, 2, 151).double() if weighted else torch.ones(151).double()
+    share = weight / weight.sum()
+    mean = share @ h.double()
+    cov = ((h.double() - mean) * share[:, None]).T @ (h.double() - mean)
+    found = Moments.of(h, weight if weighted else None)
+    assert found.n == 151
+    torch.testing.assert_close(found.mean, mean, rtol=1e-14, atol=1e-14)
+    scale = float(cov.diagonal().max())
+    torch.testing.assert_close(found.cov, cov, rtol=1e-14, atol=1e-14 * scale)
+    h[-1, 0] = math.nan
+    with pytest.raises(InputError, match="not finite"):
+        Moments.of(h, weight if weighted else None)
 
 
 def test_a_ridge_is_chosen_on_blocks_left_out() -> None:
