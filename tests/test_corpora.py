@@ -275,6 +275,72 @@ def test_text_without_special_tokens_is_encoded_as_ever(style: str) -> None:
     assert copied.encode(text, add_special_tokens=False).ids == wanted
 
 
+# ----------------------------------------------------------------- long text, tokenised in windows
+
+
+def _read_lengths(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Filled with the lengths of the texts that a tokenizer reads at once."""
+    lengths: list[int] = []
+    reader = encoding._reader
+
+    def counting(tokenizer: Any, text: str) -> Any:
+        read = reader(tokenizer, text)
+        return lambda part: lengths.append(len(part)) or read(part)
+
+    monkeypatch.setattr(encoding, "_reader", counting)
+    return lengths
+
+
+@pytest.mark.parametrize("special", [False, True])
+@pytest.mark.parametrize("style", STYLES)
+def test_windows_give_the_tokens_of_the_whole_text(
+    monkeypatch: pytest.MonkeyPatch, style: str, *, special: bool
+) -> None:
+    tokenizer = STYLES[style]()
+    literal = f"the {tokenizer.all_special_tokens[-1]}" if special else ""
+    text = f"{tiny.prose()[:5000]} {literal} d\u00e9j\u00e0 vu \u65e5\u672c \U0001f642\t\n  " * 4
+    monkeypatch.setattr(encoding, "_WINDOW", 1000)
+    monkeypatch.setattr(encoding, "_BESIDE", 100)
+    lengths = _read_lengths(monkeypatch)
+    for end in (1000, 1100, 1101, 2099, len(text)):
+        whole = encoding._reader(tokenizer, text[:end])(text[:end])
+        lengths.clear()
+        in_windows = encoding.encoded(tokenizer, text[:end])
+        assert np.array_equal(in_windows, whole)
+        # The scores of a unigram model are added up from the beginning of what it reads.
+        assert max(lengths) <= (end if style == "unigram" else 1200)
+
+
+@pytest.mark.parametrize(("window", "agree"), [(300, True), (301, False)])
+def test_windows_that_meet_within_a_run_are_joined_where_they_agree(
+    window: int, *, agree: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pairs are formed from the beginning of what is read, whether that is odd or even."""
+    pairs = Tokenizer(models.BPE(vocab={"x": 0, "xx": 1}, merges=[("x", "x")]))
+    tokenizer, text = PreTrainedTokenizerFast(tokenizer_object=pairs), "x" * 1001
+    monkeypatch.setattr(encoding, "_WINDOW", window)
+    monkeypatch.setattr(encoding, "_BESIDE", 100)
+    lengths = _read_lengths(monkeypatch)
+    ids, ends = encoding.encoded(tokenizer, text)
+    assert ids.tolist() == [1] * 500 + [0]
+    assert ends is not None
+    assert ends.tolist() == [*range(2, 1001, 2), 1001]
+    assert (max(lengths) < 1001) == agree
+
+
+def test_a_word_that_is_longer_than_a_window_stays_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No token ends where the windows meet, which is no agreement."""
+    words = Tokenizer(models.WordLevel({"<unk>": 0, "a": 1}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>")
+    monkeypatch.setattr(encoding, "_WINDOW", 300)
+    monkeypatch.setattr(encoding, "_BESIDE", 100)
+    lengths = _read_lengths(monkeypatch)
+    text = "a " * 50 + "x" * 800 + " a" * 50
+    assert corpora.encode(tokenizer, text) == [1] * 50 + [0] + [1] * 50
+    assert max(lengths) == len(text)
+
+
 def test_blocks_and_counts_hold_no_special_token(text_file: Path, tmp_path: Path) -> None:
     path = tmp_path / "literal.txt"
     path.write_text(text_file.read_text()[:5000].replace("the", "<|endoftext|>"))

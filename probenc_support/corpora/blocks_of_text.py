@@ -124,15 +124,14 @@ def _encode_piece(
     A token across two documents counts as the second one's. Where the tokenizer does not tell
     where its tokens end, documents are tokenised one by one, which may be off by a token.
     """
-    ids, ends = encoded(tokenizer, "".join(piece), ends=True)
+    ids, ends = encoded(tokenizer, "".join(piece))
     if ends is None:
         lengths = [len(encode(tokenizer, document)) for document in piece]
-        ends, limits = list(range(1, len(ids) + 1)), np.cumsum(lengths)
+        ends, limits = np.arange(1, len(ids) + 1), np.cumsum(lengths)
     else:
         limits = np.cumsum([len(document) for document in piece])
-    # A byte of a character ends where the character does, and a token of nothing where it stands.
-    document = np.searchsorted(limits, np.maximum.accumulate(ends), side="left")
-    return np.asarray(ids, dtype=np.int64), np.minimum(document, len(piece) - 1)
+    document = np.searchsorted(limits, ends, side="left")
+    return ids, np.minimum(document, len(piece) - 1)
 
 
 def _n_touched(tokenizer: PreTrainedTokenizerBase, piece: list[str], n: int) -> int:

@@ -54,5 +54,5 @@ def from_ids(
 ) -> TokenBlocks:
     """Token blocks of given ids [n_blocks, sequence_length]; the rest as in `TokenBlocks`."""
     ids = ids.to(torch.int64).contiguous()
-    digest = hashlib.sha256(ids.numpy().tobytes()).hexdigest()
+    digest = hashlib.sha256(ids.view(-1).numpy().data).hexdigest()
     return TokenBlocks(ids, corpus, digest, sources, n_left_out, documents)
