@@ -415,12 +415,12 @@ def groups_of_text(
         unit = blocks.documents[:, -shape[1] :].flatten()
     else:
         unit = torch.arange(shape[0]).repeat_interleave(shape[1])
-    _, unit, sizes = unit.unique_consecutive(return_inverse=True, return_counts=True)
+    _, sizes = unit.unique_consecutive(return_counts=True)
+    group = torch.arange(len(sizes))
     if len(sizes) > MAX_GROUPS:
         first = sizes.cumsum(0) - sizes
-        unit = (first * MAX_GROUPS // len(unit))[unit]
-    groups: Tensor = unit.unique_consecutive(return_inverse=True)[1]
-    return groups.reshape(shape)
+        group = (first * MAX_GROUPS // len(unit)).unique_consecutive(return_inverse=True)[1]
+    return group.repeat_interleave(sizes).reshape(shape)
 
 
 def draws_documents(blocks: TokenBlocks, positions: str = "all") -> bool:
@@ -428,7 +428,8 @@ def draws_documents(blocks: TokenBlocks, positions: str = "all") -> bool:
     if blocks.documents is None:
         return False
     used = blocks.documents[:, -1] if positions == "last" else blocks.documents
-    return len(used.unique()) >= MIN_DOCUMENTS
+    # They never decrease, so that equal ones lie together, and no copy need be sorted.
+    return len(used.unique_consecutive()) >= MIN_DOCUMENTS
 
 
 class _Plan:
