@@ -208,6 +208,7 @@ class HeadSums:
         zs = []
         for start in range(0, len(h), self.chunk):
             part = h[start : start + self.chunk]
+            self.h_sum += wide(part).sum(dim=0)
             weights, mass, z = self._weights(part)
             zs.append(z)
             for group, (size, end) in enumerate(zip(sizes, ends, strict=True)):
@@ -217,8 +218,6 @@ class HeadSums:
                     p_sums[group] += wide(p_sum)
         z = torch.cat(zs)
         self._log_sums.append(self._logs(p_sums, h, z, sizes))
-        for part in h.split(self.chunk):
-            self.h_sum += wide(part).sum(dim=0)
         self._z_sum += z.sum()
         self.n += len(h)
         return z

@@ -30,7 +30,7 @@ from probenc_support.models import LanguageModel, hidden_states, tensor_parallel
 from probenc_support.models import targets as targets_of
 from probenc_support.models.language_model import check_ids, overflow
 from probenc_support.moments import Moments
-from probenc_support.precision import wide
+from probenc_support.precision import HALF, wide
 from probenc_support.progress import Progress
 from probenc_support.shards import Shard, Shards
 
@@ -487,7 +487,9 @@ class _Plan:
         part = self._facts(rows)
         part["groups"], sizes = part["group"].unique_consecutive(return_counts=True)
         kept, sums = _compact(states, self.lm.dtype), self.lm.head.sums()
-        z = sums.add(states if kept.dtype == torch.float32 else kept, sizes.tolist())
+        # Those of a float64 model are rounded to be kept, and summed as they are.
+        exact = kept if kept.dtype in HALF else states
+        z = sums.add(exact, sizes.tolist())
         part["h"], part["z"] = kept.cpu(), z.cpu()
         part["h_sum"] = sums.h_sum.cpu()
         part["log_sum_groups"] = sums.log_sum_groups.float().cpu()
@@ -525,7 +527,7 @@ class _Plan:
 def _compact(h: Tensor, dtype: torch.dtype) -> Tensor:
     """Hidden states in the half precision `dtype` of a model's body where that loses nothing, since
     the body gave them so; in float32 otherwise."""
-    if dtype in (torch.bfloat16, torch.float16):
+    if dtype in HALF:
         half = h.to(dtype)
         if torch.equal(half.to(h.dtype), h):
             return half

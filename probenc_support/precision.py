@@ -1,7 +1,12 @@
-"""Where float64 arithmetic runs, as not every device has it, and on how many rows at a time."""
+"""Which precisions are half, where float64 arithmetic runs (not every device has it), and on how
+many rows at a time."""
 
 import torch
 from torch import Tensor
+
+HALF = (torch.bfloat16, torch.float16)
+"""Precisions of two bytes."""
+
 
 ROWS_AT_ONCE = 8192
 """Rows of E that are multiplied or converted to float64 at a time, so that no copy of all of E is

@@ -25,6 +25,7 @@ from probenc_support.models.language_model import (
     targets,
 )
 from probenc_support.models.vocabulary import Vocabulary
+from probenc_support.precision import HALF
 
 HEAD_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 0.3, torch.float16: 0.1}
 """Largest absolute difference in nats between E h + b and the model's own logits, by precision."""
@@ -202,7 +203,7 @@ def _float(weight: Tensor, scale: float) -> Tensor:
 
 def _half(weight: Tensor) -> Tensor | None:
     """The weight itself, where it is of half precision."""
-    return weight.detach() if weight.dtype in (torch.bfloat16, torch.float16) else None
+    return weight.detach() if weight.dtype in HALF else None
 
 
 def _parameters_hash(model: PreTrainedModel) -> str:
