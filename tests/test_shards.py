@@ -1,6 +1,7 @@
 """Files of a long computation: each made once, whole or absent, also where several make them."""
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -77,6 +78,22 @@ def test_what_another_process_makes_is_waited_for_at_the_end(
     assert not thread.is_alive()
     assert made == [1, 2] + [0] * (not written)
     assert passed == [0] * written
+
+
+def test_a_kill_loses_two_shards_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When one is begun, all before it but the last are there, however slowly they are written."""
+    write = shards.write
+    monkeypatch.setattr(shards, "write", lambda *args: time.sleep(0.02) or write(*args))
+    there: list[list[bool]] = []
+
+    def compute(number: int) -> Shard:
+        there.append([files.path(k).exists() for k in range(number)])
+        return {"n": torch.tensor(number)}
+
+    files = Shards(tmp_path, compute)
+    files.make(range(6))
+    assert [len(before) for before in there] == list(range(6))
+    assert all(all(before[:-1]) for before in there)
 
 
 def test_locks_are_free_again_after_an_error(tmp_path: Path) -> None:
