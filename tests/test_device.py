@@ -20,6 +20,7 @@ from probenc_support.head import Head
 from probenc_support.models import wrap
 from probenc_support.moments import Moments, covariance, moments_of, variances_along
 from probenc_support.pruning import checks, orders, pruned_head, tuning, whole_head, yardsticks
+from probenc_support.pruning.bases import shift
 from probenc_support.regression import Design, few_positions, few_tokens, head_bias, slopes
 from probenc_support.sparsity import Components, Statistics, controls, correlations, slope_noise
 from probenc_support.sparsity.replicates import Replicates
@@ -169,7 +170,9 @@ def bases(p: Problem) -> Any:
         # Eigenvectors have no sign, what is kept has no choice.
         yield basis.kept(p.h, 2), basis.kept(p.h.double(), 4), basis.mean
         yield pruning.lost_variance(basis, p.E, p.h, weights)
-        yield whole_head.whole_head(p.head, basis, 2)
+        yield whole_head.whole_head(p.head, basis, 2), shift(basis, 2)
+    for plain in (made["some"], made["mean of h"]):
+        yield plain.codes(p.h, slice(2)), plain.encoded(p.h, slice(2)), plain.decoded(p.E)
     yield pruning.participation(made["some_compensated"], 3), pruning.token_metric(p.E, weights)
 
 

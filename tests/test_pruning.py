@@ -95,9 +95,24 @@ def test_fisher_score_is_twice_the_kl_of_a_small_dimension() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_a_basis_is_complete(method: str) -> None:
     E, h, _ = problem()
-    basis = bases(E, h)[method]
-    torch.testing.assert_close(basis.decode @ basis.encode, torch.eye(D).double())
+    basis, identity = bases(E, h)[method], torch.eye(D).double()
+    decode, encode = basis.decoded(identity).T, basis.encoded(identity)
+    torch.testing.assert_close(decode @ encode, identity)
     torch.testing.assert_close(basis.kept(h, 0), h)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("removed", [0, 5, D - 1])
+def test_what_is_left_is_the_mean_and_what_the_codes_left_write(method: str, removed: int) -> None:
+    E, h, _ = problem()
+    basis, left = bases(E, h)[method], slice(removed, None)
+    kept, codes, columns = basis.kept(h, removed), basis.codes(h, left), basis.decoded(E, left)
+    torch.testing.assert_close(kept @ E.T, basis.mean @ E.T + codes @ columns)
+    torch.testing.assert_close(codes, basis.encoded(h - basis.mean, left).T)
+    # Linear up to the shift, which is what is left of nothing.
+    constant = bases_module.shift(basis, removed)
+    torch.testing.assert_close(basis.kept(3 * h, removed) - constant, 3 * (kept - constant))
+    assert removed == 0 or method == "zero" or float(constant.abs().max()) > 0.01
 
 
 def test_zero_and_mean_set_plain_dimensions() -> None:

@@ -10,7 +10,7 @@ from test_pruning import D, N, V, bases, problem
 
 from probenc_support import pruning, quantisation
 from probenc_support.head import Head
-from probenc_support.pruning import Basis, checks, costs, intervals, pruned_head
+from probenc_support.pruning import MatrixBasis, checks, costs, intervals, pruned_head
 from probenc_support.pruning.costs import Costs, Method
 
 GROUP = torch.arange(N) // 20
@@ -92,7 +92,8 @@ def test_the_sweeps_error_is_rounding_and_a_wrong_sweep_shows() -> None:
     assert error.exact < 1e-10
     assert 0 < error.level <= error.position < 1e-4
     basis = made["rotated"]
-    torn = Basis(basis.encode, 1.1 * basis.decode, basis.mean, None)
+    assert isinstance(basis, MatrixBasis)
+    torn = MatrixBasis(basis.mean, basis.encode, 1.1 * basis.decode)
     assert checks.sweep_errors(Head(E), [torn], h[:16], [4]).exact > 1e-3, "the control"
 
 
@@ -110,7 +111,7 @@ def test_participation_counts_plain_dimensions() -> None:
     plain = pruning.zero_basis(torch.arange(4))
     assert pruning.participation(plain, 3) == pytest.approx(1.0)
     signs = torch.tensor([[1.0, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]]).double()
-    spread = Basis(signs.T / 4, 3 * signs, torch.zeros(4).double(), None)
+    spread = MatrixBasis(torch.zeros(4).double(), signs.T / 4, 3 * signs)
     assert pruning.participation(spread, 2) == pytest.approx(4.0), "of any length"
 
 

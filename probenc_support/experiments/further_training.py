@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import PreTrainedModel
 
 from probenc_support import pruning, regression
@@ -22,7 +23,7 @@ from probenc_support.inference import Detection, detect
 from probenc_support.models import LanguageModel, checkpoints, readings, training
 from probenc_support.models.checkpoints import TrainingRun
 from probenc_support.models.interventions import Intervention, Projected, Several
-from probenc_support.pruning import orders, whole_head
+from probenc_support.pruning import Basis, orders, whole_head
 
 INTACT = "intact"
 """The twin that is not pruned."""
@@ -95,7 +96,7 @@ def heads(lm: LanguageModel, detection: Detection, *, share: float, seed: int) -
     slopes = torch.as_tensor(regression.fit_tokens(lm, detection).slopes)
     order = orders.ascending(orders.slope_scores(slopes))
     weights = pruning.power_weights(detection.log_a_rows, 0.5)
-    chosen = {
+    chosen: dict[str, Basis] = {
         "paper": pruning.zero_basis(order),
         "compensated": pruning.compensated_basis(order, moments),
         "rotated": pruning.rotated_basis(lm.head.E, moments, weights),
@@ -105,12 +106,18 @@ def heads(lm: LanguageModel, detection: Detection, *, share: float, seed: int) -
     found = {INTACT: Pruned(lm.head.E.cpu().float(), bias.float(), None)}
     for name, basis in chosen.items():
         E, b = whole_head.whole_head(lm.head, basis, removed)
-        read = basis.encode[removed:]
-        if basis.axes is not None:
-            read = torch.eye(lm.d, dtype=torch.float64)[basis.axes[removed:]]
-        Q = torch.linalg.qr(read.T).Q
+        Q = _space(basis, removed)
         found[name] = Pruned(E.float(), (bias.double() if b is None else b).float(), Q)
     return found
+
+
+def _space(basis: Basis, removed: int) -> Tensor:
+    """[d, k] float64 orthonormal columns that span what is read of h when coordinates are gone."""
+    if basis.axes is None:
+        Q: Tensor = torch.linalg.qr(basis.encode[removed:].T).Q
+    else:
+        Q = functional.one_hot(basis.axes[removed:], basis.d).double().T
+    return Q
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,8 @@
 
 from probenc_support.pruning.bases import (
     Basis,
+    MatrixBasis,
+    PlainBasis,
     at_zero,
     compensated_basis,
     keeping_basis,
@@ -33,7 +35,9 @@ __all__ = [
     "Choice",
     "Divergences",
     "Levels",
+    "MatrixBasis",
     "Parts",
+    "PlainBasis",
     "Reference",
     "at_zero",
     "choose_power",

@@ -5,6 +5,10 @@ coordinates, h = mean + sum_i decode[:, i] (encode[i] . (h - mean)), in the orde
 go. Removing the first m of them leaves logits of rank d - m, and the next level only subtracts a
 few more columns: a sweep over levels costs one product with E, not one a level.
 
+Where the coordinates are plain dimensions, encode and decode would be permutation matrices, of d^2
+numbers each. A `PlainBasis` holds the order alone, and picks entries where a `MatrixBasis`
+multiplies.
+
 - zero (paper): plain dimensions, mean 0
 - mean: plain dimensions that stay at their mean
 - compensated: a removed dimension is predicted from the kept ones by least squares
@@ -26,43 +30,95 @@ from probenc_support.precision import ROWS_AT_ONCE, wide
 
 
 @dataclass(frozen=True, eq=False)
-class Basis:
+class PlainBasis:
+    """Plain dimensions, in the order in which they are removed.
+
+    Coordinate i is h - mean at axes[i]. Results are those of a `MatrixBasis` of permutation
+    matrices, bit for bit.
+    """
+
+    mean: Tensor
+    """[d] where removed dimensions stand."""
+    axes: Tensor
+    """[d] int64 dimensions in order of removal."""
+
+    @property
+    def d(self) -> int:
+        """Hidden size."""
+        return len(self.axes)
+
+    def kept(self, h: Tensor, removed: int) -> Tensor:
+        """What is left of h [..., d] when the first `removed` dimensions are gone: [..., d]."""
+        mean, gone = self.mean.to(h), self.axes[:removed].to(h.device)
+        return mean + (h - mean).index_fill_(-1, gone, 0.0)
+
+    def codes(self, h: Tensor, which: slice) -> Tensor:
+        """[..., k] the dimensions axes[which] of h [..., d], less their means."""
+        axes = self.axes[which].to(h.device)
+        return h[..., axes] - self.mean.to(h)[axes]
+
+    def encoded(self, rows: Tensor, which: slice = slice(None)) -> Tensor:
+        """[k, n] the columns axes[which] of rows [n, d]."""
+        return rows.T[self.axes[which].to(rows.device)]
+
+    def decoded(self, rows: Tensor, which: slice = slice(None)) -> Tensor:
+        """[k, n] the same columns: of rows of E, what the dimensions add to the logits."""
+        return self.encoded(rows, which)
+
+
+@dataclass(frozen=True, eq=False)
+class MatrixBasis:
     """A complete set of coordinates of hidden states, in the order in which they are removed."""
 
+    mean: Tensor
+    """[d] where removed coordinates stand."""
     encode: Tensor
     """[d, d] row i reads coordinate i from h - mean."""
     decode: Tensor
     """[d, d] column i writes coordinate i; decode @ encode is the identity."""
-    mean: Tensor
-    """[d] where removed coordinates stand."""
-    axes: Tensor | None
+    axes: Tensor | None = None
     """[d] int64 plain dimensions in order of removal, if the last k coordinates of the basis are
     functions of the last k of them; None: every coordinate reads all dimensions."""
 
     @property
     def d(self) -> int:
         """Hidden size."""
-        return int(self.encode.shape[0])
+        return len(self.encode)
 
     def kept(self, h: Tensor, removed: int) -> Tensor:
-        """What is left of h [N, d] when the first `removed` coordinates are gone: [N, d]."""
-        encode, decode, mean = (t.to(h) for t in (self.encode, self.decode, self.mean))
-        return mean + (h - mean) @ encode[removed:].T @ decode[:, removed:].T
+        """What is left of h [..., d] when the first `removed` coordinates are gone: [..., d]."""
+        left = slice(removed, None)
+        return self.mean.to(h) + self.codes(h, left) @ self.decode[:, left].to(h).T
+
+    def codes(self, h: Tensor, which: slice) -> Tensor:
+        """[..., k] what the rows encode[which] read from h [..., d] less the mean."""
+        return (h - self.mean.to(h)) @ self.encode[which].to(h).T
+
+    def encoded(self, rows: Tensor, which: slice = slice(None)) -> Tensor:
+        """[k, n] what the rows encode[which] read from rows [n, d], of which no mean is taken."""
+        return self.encode[which].to(rows) @ rows.T
+
+    def decoded(self, rows: Tensor, which: slice = slice(None)) -> Tensor:
+        """[k, n] products of the columns decode[:, which] with rows [n, d]: of rows of E, what the
+        coordinates add to the logits."""
+        return self.decode[:, which].to(rows).T @ rows.T
 
 
-def zero_basis(order: Tensor) -> Basis:
+Basis = PlainBasis | MatrixBasis
+"""Coordinates of hidden states, in the order in which they are removed."""
+
+
+def zero_basis(order: Tensor) -> PlainBasis:
     """The paper's: dimensions are set to zero in `order` [d]."""
-    identity = torch.eye(len(order), dtype=torch.float64)
-    return Basis(identity[order], identity[:, order], torch.zeros(len(order)).double(), order)
+    return PlainBasis(torch.zeros(len(order), dtype=torch.float64), order)
 
 
-def mean_basis(order: Tensor, h: States) -> Basis:
+def mean_basis(order: Tensor, h: States) -> PlainBasis:
     """Dimensions are set to the mean of h [N, d] in `order` [d]: a constant in the head's bias."""
-    identity = torch.eye(len(order), dtype=torch.float64)
-    return Basis(identity[order], identity[:, order], moments_of(h).mean, order)
+    return PlainBasis(moments_of(h).mean, order)
 
 
-def compensated_basis(order: Tensor, h: States, *, ridge: float = 1e-6) -> Basis:
+def compensated_basis(order: Tensor, h: States, *, ridge: float = 1e-6) -> MatrixBasis:
     """Removed dimensions are replaced by their least-squares prediction from the kept ones.
 
     Coordinate i is what dimension order[i] adds to the dimensions after it: with the covariance of
@@ -80,10 +136,10 @@ def compensated_basis(order: Tensor, h: States, *, ridge: float = 1e-6) -> Basis
     encode = torch.zeros_like(cov)
     identity = torch.eye(len(unit), dtype=unit.dtype, device=unit.device)
     encode[:, back] = torch.linalg.solve_triangular(unit, identity, upper=False, unitriangular=True)
-    return Basis(encode.flip(0), decode.flip(1), moments.mean, order)
+    return MatrixBasis(moments.mean, encode.flip(0), decode.flip(1), order)
 
 
-def rotated_basis(E: Tensor, h: States, weights: Tensor, *, ridge: float = 1e-6) -> Basis:
+def rotated_basis(E: Tensor, h: States, weights: Tensor, *, ridge: float = 1e-6) -> MatrixBasis:
     """The basis whose last k coordinates minimise the weighted squared error of the logits.
 
     Minimises mean_n sum_w weights_w ((E_w - E_mean) . (h_n - kept(h_n)))^2 over all maps of rank k,
@@ -94,12 +150,12 @@ def rotated_basis(E: Tensor, h: States, weights: Tensor, *, ridge: float = 1e-6)
     moments = moments_of(h)
     root, inverse = square_roots(moments.ridged(ridge))
     _, rotation = torch.linalg.eigh(root @ token_metric(E, weights).to(root) @ root)
-    return Basis(rotation.T @ inverse, root @ rotation, moments.mean, None)
+    return MatrixBasis(moments.mean, rotation.T @ inverse, root @ rotation)
 
 
 def keeping_basis(
     E: Tensor, h: States, weights: Tensor, direction: Tensor, *, ridge: float = 1e-6
-) -> Basis:
+) -> MatrixBasis:
     """As `rotated_basis`, but with a given direction among those that are kept to the last.
 
     Minimises the same error over the maps of rank k whose range holds the direction, for every k
@@ -119,7 +175,7 @@ def keeping_basis(
     vectors = vectors[:, 1:]  # the first is u itself, of which nothing is left
     vectors, _ = torch.linalg.qr(torch.cat([u[:, None], vectors.flip(1)], dim=1))
     vectors = torch.cat([vectors[:, 1:].flip(1), u[:, None]], dim=1)
-    return Basis(vectors.T @ root_T @ inverse, root @ inverse_T @ vectors, moments.mean, None)
+    return MatrixBasis(moments.mean, vectors.T @ root_T @ inverse, root @ inverse_T @ vectors)
 
 
 def at_zero(basis: Basis) -> Basis:
@@ -128,6 +184,11 @@ def at_zero(basis: Basis) -> Basis:
     What the mean hidden state adds to the logits is then lost with them.
     """
     return replace(basis, mean=torch.zeros_like(basis.mean))
+
+
+def shift(basis: Basis, removed: int) -> Tensor:
+    """[d] what is left of h = 0; what is left of any other h is this and a linear map of h."""
+    return basis.kept(torch.zeros_like(basis.mean), removed)
 
 
 def token_metric(E: Tensor, weights: Tensor) -> Tensor:
@@ -151,10 +212,10 @@ def lost_variance(basis: Basis, E: Tensor, h: Tensor, weights: Tensor) -> Tensor
     """
     moments = Moments.of(h)
     metric = token_metric(E, weights).to(moments.cov)
-    encode, decode, mean = (t.to(metric) for t in (basis.encode, basis.decode, basis.mean))
-    drift = moments.mean - mean
-    codes = encode @ (moments.cov + torch.outer(drift, drift)) @ encode.T
-    parts = (decode.T @ metric @ decode) * codes
+    drift = moments.mean - basis.mean.to(metric)
+    second = moments.cov + torch.outer(drift, drift)
+    # Twice, for both sides of a matrix: encode @ second @ encode.T and decode.T @ metric @ decode.
+    parts = basis.decoded(basis.decoded(metric)) * basis.encoded(basis.encoded(second))
     lost = parts.cumsum(0).cumsum(1).diagonal() / (metric * moments.cov).sum()
     return torch.cat([torch.zeros(1, dtype=torch.float64), lost.cpu()])
 
@@ -164,6 +225,8 @@ def participation(basis: Basis, removed: int) -> float:
 
     The mean over directions u of length one of the participation ratio 1 / sum_i u_i^4.
     """
+    if isinstance(basis, PlainBasis):
+        return 1.0
     directions = basis.decode[:, :removed] / basis.decode[:, :removed].norm(dim=0)
     return float((1 / directions.pow(4).sum(dim=0)).mean())
 

@@ -307,7 +307,7 @@ def _batches(E: Tensor, wanted: Mapping[str, tuple[Basis, Sequence[int]]]) -> It
 
 def _columns(E: Tensor, basis: Basis, removed: Sequence[int]) -> Tensor:
     """[m, V] what the coordinates that go add to the logits."""
-    return _centred(_decoded(E, basis, max(removed, default=0)))
+    return _centred(basis.decoded(E, slice(max(removed, default=0))))
 
 
 def _levels(
@@ -319,23 +319,13 @@ def _levels(
     """The logits of each basis at each of its levels in turn, of hidden states x [n, d]."""
     for name, parts in columns.items():
         basis, removed = wanted[name]
-        codes = (x - basis.mean.to(x)) @ basis.encode[: len(parts)].to(x).T
+        codes = basis.codes(x, slice(len(parts)))
         logits, before = intact.clone(), 0
         for count in removed:
             if count > before:
                 logits.addmm_(codes[:, before:count], parts[before:count], alpha=-1)
             before = count
             yield logits
-
-
-def _decoded(E: Tensor, basis: Basis, count: int) -> Tensor:
-    """[count, V]: what the first coordinates add to the logits."""
-    plain = basis.axes is not None and torch.equal(
-        basis.decode, torch.eye(basis.d)[:, basis.axes].to(basis.decode)
-    )
-    if plain and basis.axes is not None:
-        return E.T[basis.axes[:count].to(E.device)]
-    return basis.decode[:, :count].to(E).T @ E.T
 
 
 @dataclass(frozen=True)

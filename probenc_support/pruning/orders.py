@@ -144,7 +144,7 @@ def random_bases(
     """
     moments = moments_of(h)
     drawn = [random_order(len(moments.mean), seed=seed + i) for i in range(n_zero)]
-    made = {"random": [zero_basis(order) for order in drawn]}
+    made: dict[str, list[Basis]] = {"random": [zero_basis(order) for order in drawn]}
     for order in drawn[:n_others]:
         for replacement, basis in replaced(order, moments).items():
             if replacement != "zero":

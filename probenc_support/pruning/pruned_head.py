@@ -21,7 +21,7 @@ from torch.nn import functional
 from probenc_support import cache
 from probenc_support.errors import InputError
 from probenc_support.models import LanguageModel, check_editable
-from probenc_support.pruning.bases import Basis, levels
+from probenc_support.pruning.bases import Basis, MatrixBasis, levels, shift
 
 
 class PrunedHead(nn.Module):
@@ -94,23 +94,18 @@ def from_basis(lm: LanguageModel, basis: Basis, removed: int) -> PrunedHead:
         InputError: all coordinates are removed.
     """
     levels([removed / basis.d], basis.d)
-    encode, decode, mean = (t.to(lm.E) for t in (basis.encode, basis.decode, basis.mean))
-    encode, decode = encode[removed:], decode[:, removed:]
+    constant = shift(basis, removed).to(lm.E)
     if basis.axes is None:
-        shift = mean - decode @ (encode @ mean)
-        return _in_model(lm, lm.E @ decode, encode=encode, bias=lm.E @ shift)
-    kept = basis.axes[removed:].sort().values.to(lm.E.device)
-    if removed == 0:
-        return _in_model(lm, lm.E, kept=kept)
-    # The coordinates left are functions of the kept dimensions alone, so those columns are enough.
-    read = decode @ encode[:, kept]
-    read[kept] = torch.eye(len(kept), dtype=read.dtype, device=read.device)
-    shift = mean - read @ mean[kept]
-    rows = torch.ones(basis.d, dtype=torch.bool)
-    rows[kept.cpu()] = False
-    changed = lm.E[:, rows.to(lm.E.device)] @ read[rows.to(read.device)]
-    bias = lm.E @ shift if bool(shift.any()) else None
-    return _in_model(lm, lm.E[:, kept] + changed, kept=kept, bias=bias)
+        return from_factors(lm, basis.encode[removed:], basis.decode[:, removed:], constant)
+    gone, kept = (part.sort().values.to(lm.E.device) for part in basis.axes.tensor_split([removed]))
+    rows = lm.E[:, kept]
+    if isinstance(basis, MatrixBasis):
+        # The coordinates left are functions of the kept dimensions alone: their columns are enough.
+        encode, decode = basis.encode[removed:].to(lm.E), basis.decode[:, removed:].to(lm.E)
+        rows = rows + lm.E[:, gone] @ (decode[gone] @ encode[:, kept])
+    constant = constant.index_fill(0, kept, 0.0)  # kept dimensions have none, up to rounding
+    bias = lm.E @ constant if bool(constant.any()) else None
+    return _in_model(lm, rows, kept=kept, bias=bias)
 
 
 @torch.no_grad()

@@ -140,8 +140,9 @@ class _Coordinates:
 
     def start(self, basis: Basis, removed: int) -> list[Tensor]:
         """u [d, k], v [k, d] of a basis, in balance, and a shift [d] of zero."""
-        u = self.from_E @ basis.decode[:, removed:].to(self.to_E)
-        v = basis.encode[removed:].to(self.to_h) @ self.from_h
+        left = slice(removed, None)
+        u = basis.decoded(self.from_E, left).T.contiguous()
+        v = basis.encoded(self.from_h.T, left)
         balance = (v.norm(dim=1) / u.norm(dim=0).clamp(min=1e-12)).sqrt()
         return [u * balance, v / balance[:, None], torch.zeros_like(self.mean)]
 

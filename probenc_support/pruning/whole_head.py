@@ -6,13 +6,15 @@ without a bias cannot hold is the shift. There the maps are fitted through the o
 moments about zero in place of covariances, so that they have none.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from probenc_support.head import Head
 from probenc_support.moments import Moments
 from probenc_support.precision import ROWS_AT_ONCE, wide, wide_device
-from probenc_support.pruning.bases import Basis
+from probenc_support.pruning.bases import Basis, PlainBasis, shift
 
 
 def about_origin(moments: Moments) -> Moments:
@@ -36,16 +38,23 @@ def whole_head(head: Head, basis: Basis, removed: int) -> tuple[Tensor, Tensor |
         `about_origin`) needs one.
     """
     place = wide_device(head.E.device)
-    mean = basis.mean.to(place)
-    encode, decode = basis.encode[removed:].to(place), basis.decode[:, removed:].to(place)
-    linear = decode @ encode
-    if basis.axes is not None:
-        gone = basis.axes[:removed]
-        linear[:, gone] = 0.0  # what is left reads the kept dimensions alone, up to rounding
-    shift = mean - linear @ mean
-    E = torch.cat([(wide(rows) @ linear).cpu() for rows in head.E.split(ROWS_AT_ONCE)])
+    reading, constant = _reading(basis, removed, place), shift(basis, removed).to(place)
+    parts = head.E.split(ROWS_AT_ONCE)
+    E = torch.cat([reading(wide(rows)).cpu() for rows in parts])
     b = None if head.b is None else head.b.cpu().double()
-    if bool(shift.any()):
-        more = torch.cat([(wide(rows) @ shift).cpu() for rows in head.E.split(ROWS_AT_ONCE)])
+    if bool(constant.any()):
+        more = torch.cat([(wide(rows) @ constant).cpu() for rows in parts])
         b = more if b is None else b + more
     return E, b
+
+
+def _reading(basis: Basis, removed: int, place: torch.device) -> Callable[[Tensor], Tensor]:
+    """Turns rows [n, d] of E into rows of E', for which E' h = E (kept(h) - shift)."""
+    if isinstance(basis, PlainBasis):
+        gone = basis.axes[:removed].to(place)
+        return lambda rows: rows.index_fill(1, gone, 0.0)
+    linear = basis.decode[:, removed:].to(place) @ basis.encode[removed:].to(place)
+    if basis.axes is not None:
+        # What is left reads the kept dimensions alone, up to rounding.
+        linear[:, basis.axes[:removed].to(place)] = 0.0
+    return lambda rows: rows @ linear
