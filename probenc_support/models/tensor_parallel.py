@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, distributed
-from torch.distributed.tensor import DTensor
 
 from probenc_support.errors import InputError
 
@@ -45,12 +44,14 @@ def options(config: Any, folder: Path) -> dict[str, Any]:
 def whole(weight: Tensor) -> Tensor:
     """A weight of which each process holds a part, as one tensor in every process; others as they
     are. All processes must call it."""
-    return weight.full_tensor().detach() if isinstance(weight, DTensor) else weight
+    gather = getattr(weight, "full_tensor", None)  # of a DTensor, by which it is known
+    return weight if gather is None else gather().detach()
 
 
 def is_divided(model: Any) -> bool:
     """Whether a model was divided among processes."""
-    return isinstance(model.get_output_embeddings().weight, DTensor)
+    head = model.get_output_embeddings()
+    return hasattr(getattr(head, "weight", None), "full_tensor")
 
 
 def tell(work: int | None) -> None:
