@@ -36,11 +36,12 @@ The book, which the same command runs:
 - `runs`: executing notebooks for models, and the files that this leaves
 - `claims`: the claims, their rules, and how the runs' metrics are judged
 
-Small things that the others share: `moments` (mean and covariance of hidden states), `precision`
-(float64 where a device has it), `quantisation` (a matrix rounded to few bits), `progress`, `cache`,
-`shards` (files of a long computation that several processes make), `names` and `roster` (what a
-model's name means), `wheels` (files that the package index carries), and `errors` (`InputError`,
-whose message is meant to be read).
+Small things that the others share: `moments` (mean and covariance of hidden states),
+`embedding_rows` (mean, spread and length of the rows of E), `precision` (float64 where a device has
+it), `quantisation` (a matrix rounded to few bits), `progress`, `cache`, `shards` (files of a long
+computation that several processes make), `names` and `roster` (what a model's name means), `wheels`
+(files that the package index carries), and `errors` (`InputError`, whose message is meant to be
+read).
 
 Importing the package imports none of these: `from probenc_support import models` does.
 """
@@ -53,6 +54,7 @@ __all__ = [
     "commands",
     "corpora",
     "dynamics",
+    "embedding_rows",
     "errors",
     "experiments",
     "generation",

@@ -20,8 +20,8 @@ PACKAGE = dependencies.PACKAGE
 FACES = sorted(p.parent.relative_to(PACKAGE).as_posix() for p in PACKAGE.glob("**/__init__.py"))
 
 SHARED = {
-    "cache", "errors", "head", "moments", "names", "precision", "progress", "quantisation",
-    "roster", "shards", "wheels",
+    "cache", "embedding_rows", "errors", "head", "moments", "names", "precision", "progress",
+    "quantisation", "roster", "shards", "wheels",
 }  # fmt: skip
 """What every room may use."""
 
@@ -41,7 +41,7 @@ FLOORS = (
 """From the ground up: a room uses itself and rooms of lower floors."""
 
 WITHOUT_TORCH = (SHARED | {"runs", "claims"}) - {
-    "head", "moments", "precision", "quantisation", "shards",
+    "embedding_rows", "head", "moments", "precision", "quantisation", "shards",
 }  # fmt: skip
 """Rooms that tools of the book import, for which a second of loading torch is too long."""
 

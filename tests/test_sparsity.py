@@ -191,16 +191,20 @@ def test_forward_selection_of_more_dimensions_than_a_block_equals_whole_updates(
     y = E @ rng.normal(size=299) + 20.0 * rng.normal(size=900)
     fitted = statistics(E, y).ordered(np.append(np.arange(299), 5))  # one of them twice
     order, r2 = greedy(fitted, 300)
-    ours = sparsity.forward_selection(fitted)
-    assert len(ours.order) == len(set(ours.order)) == 299
-    np.testing.assert_array_equal(ours.order[:250], order[:250])
-    np.testing.assert_allclose(ours.r2, r2, rtol=1e-9)
+
+    def taken(**stops):
+        """Rounding decides which of the two equal dimensions is taken, so they count as one."""
+        found = sparsity.forward_selection(fitted, **stops)
+        return np.where(found.order == 299, 5, found.order), found.r2
+
+    order = np.where(np.array(order) == 299, 5, order)
+    ours, ours_r2 = taken()
+    assert len(ours) == len(set(ours)) == 299
+    np.testing.assert_array_equal(ours[:250], order[:250])
+    np.testing.assert_allclose(ours_r2, r2, rtol=1e-9)
     for steps in (0, 1, 127, 128, 129, 256):
-        np.testing.assert_array_equal(
-            sparsity.forward_selection(fitted, steps).order, order[:steps]
-        )
-    reached = sparsity.forward_selection(fitted, until=r2[170] * (1 - 1e-12))
-    np.testing.assert_array_equal(reached.order, order[:171])
+        np.testing.assert_array_equal(taken(n_steps=steps)[0], order[:steps])
+    np.testing.assert_array_equal(taken(until=r2[170] * (1 - 1e-12))[0], order[:171])
 
 
 def test_forward_selection_takes_one_of_two_equal_dimensions():

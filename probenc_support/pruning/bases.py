@@ -95,7 +95,7 @@ class MatrixBasis:
         return (h - self.mean.to(h)) @ self.encode[which].to(h).T
 
     def encoded(self, rows: Tensor, which: slice = slice(None)) -> Tensor:
-        """[k, n] what the rows encode[which] read from rows [n, d], of which no mean is taken."""
+        """[k, n] what the rows encode[which] read from rows [n, d], no mean subtracted."""
         return self.encode[which].to(rows) @ rows.T
 
     def decoded(self, rows: Tensor, which: slice = slice(None)) -> Tensor:
