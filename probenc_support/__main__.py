@@ -181,11 +181,6 @@ def _detect(options: argparse.Namespace) -> None:
     part = arguments.part(options.shard)
     arguments.chosen(options.positions, ("all", "last"), "choice of positions")
     arguments.check_sizes(options)
-    if options.gpus and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InputError(
-            "torchrun gives each process a GPU of its own, so leave out --gpus; "
-            "CUDA_VISIBLE_DEVICES says which GPUs it may use."
-        )
     with gpus.lent(options.gpus):
         from probenc_support.commands import detect_command
 

@@ -579,8 +579,8 @@ class _Sums:
             self.log_sum_groups[groups], part["log_sum_groups"]
         )
         if not self.moments_known:
-            parts = _moments(part["h"], self.plan.lm.device)
-            self.moments = Moments.pool([*filter(None, [self.moments]), *parts])
+            own = Moments.of(part["h"].to(self.plan.lm.device))
+            self.moments = Moments.pool([*filter(None, [self.moments]), own])
         self.seconds += float(part["seconds"])
         self.peak_memory_mb = max(self.peak_memory_mb, float(part["peak_memory_mb"]))
 
@@ -634,12 +634,6 @@ class _Sums:
 
 _MOMENTS = "moments.safetensors"
 """Name of the file with the moments of all positions of a pass, beside its shards."""
-
-
-def _moments(h: Tensor, device: torch.device) -> list[Moments]:
-    """Of hidden states h [n, d], made on a device some rows at a time, since float64 takes four
-    times their room."""
-    return [Moments.of(rows.to(device)) for rows in h.split(2048)]
 
 
 def peak_memory_mb(device: torch.device) -> float:

@@ -20,9 +20,8 @@ nothing. The sums here, in float64, err by about 1e-16 of the largest variance."
 
 
 POSITIONS_AT_ONCE = 4096
-"""Hidden states that are converted to float64 at a time. Copies of so many still go where those of
-the ones before were, which is faster than new memory; with fewer, threads wait for each other more
-often."""
+"""Hidden states that are converted to float64 at a time: few enough that each block takes the
+memory of the one before, and enough that threads seldom wait for one another."""
 
 
 @dataclass(frozen=True)

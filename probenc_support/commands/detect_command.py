@@ -20,10 +20,11 @@ def run(options: argparse.Namespace, part: tuple[int, int]) -> None:
     Raises:
         InputError: the model or a text cannot be had, or the cache cannot be written.
     """
+    divided = tensor_parallel.size() > 1
     lm = models.load(
         options.model, revision=options.revision, device=options.device,
         dtype=options.dtype, first_token=options.first_token,
-        divided=tensor_parallel.size() > 1,
+        divided=divided,
     )  # fmt: skip
     first: list[TokenBlocks] = []
     for corpus in options.corpus:
@@ -36,13 +37,13 @@ def run(options: argparse.Namespace, part: tuple[int, int]) -> None:
             exclude=first,
         )
         first = first or [blocks]
-        if tensor_parallel.leads():
-            print(f"{blocks.corpus}: {_made(lm, blocks, options.positions, part)}")
-            if tensor_parallel.size() > 1:
-                tensor_parallel.tell(None)
-        else:
+        if not tensor_parallel.leads():
             inference.follow(lm, blocks, positions=options.positions)
-    if tensor_parallel.size() > 1:
+            continue
+        print(f"{blocks.corpus}: {_made(lm, blocks, options.positions, part)}")
+        if divided:
+            tensor_parallel.tell(None)
+    if divided:
         tensor_parallel.close()
 
 

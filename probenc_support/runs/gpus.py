@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 
 from probenc_support import cache, names
+from probenc_support.errors import InputError
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
@@ -26,7 +27,15 @@ def lent(wanted: int) -> Iterator[None]:
     Waits until they are free. Where the machine has fewer, it is all of them. Nothing is changed
     where none is wanted or found, or where CUDA_VISIBLE_DEVICES names no more than are wanted, as
     in a job of a cluster.
+
+    Raises:
+        InputError: some are wanted by a process that `torchrun` started beside others.
     """
+    if wanted > 0 and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(
+            "torchrun gives each process a GPU of its own, so leave out --gpus; "
+            "CUDA_VISIBLE_DEVICES says which GPUs it may use."
+        )
     given = os.environ.get(_VISIBLE)
     known = _listed() if wanted > 0 and given is None else (given or "").split(",")
     wanted = min(wanted, len(known))

@@ -233,7 +233,7 @@ class _Intact:
     @classmethod
     def of(cls, lm: LanguageModel, detection: Detection, design: Design, h: Tensor) -> "_Intact":
         """At some positions of the pass `detection`, with hidden states h [N, d]."""
-        mean, head = wide(h).mean(dim=0), lm.head.cpu()
+        mean, head = wide(h).mean(dim=0), lm.head
         along = design.gram.cpu() @ mean
         return cls(
             head,
